@@ -1,0 +1,11 @@
+"""evio: a fast event loop for TCP and unix-socket servers. One function, four events."""
+
+from . import resp
+from ._engine import engine
+from ._frames import FrameError
+from ._serve import serve
+from ._wake import Wake
+
+__all__ = ["FrameError", "Wake", "__version__", "engine", "resp", "serve"]
+
+__version__ = "0.1.0"

@@ -1,0 +1,45 @@
+"""What goes wrong, and what is said of it: the errors and log records of both engines, in one place."""
+
+from __future__ import annotations
+
+import logging
+import os
+from errno import ECONNRESET, EPIPE
+
+logger = logging.getLogger("evio")
+
+
+def socket_error(errno: int) -> OSError:
+    """Return what `closed` is given for a failed read or write.
+
+    A peer that went away before it took its replies has reset the connection, whichever of the
+    two errnos the kernel happens to report.
+    """
+    if errno == EPIPE:
+        errno = ECONNRESET
+    return OSError(errno, os.strerror(errno))
+
+
+def idle_error(idle_timeout: float) -> TimeoutError:
+    """Return what `closed` is given where nothing came or went for `idle_timeout` seconds."""
+    return TimeoutError(f"no byte in either direction for {idle_timeout:g} seconds")
+
+
+def linger_error(linger: float) -> TimeoutError:
+    """Return what `closed` is given where the peer did not take the last replies for `linger` seconds."""
+    return TimeoutError(f"the peer took nothing of its last replies for {linger:g} seconds")
+
+
+def overflow_error(max_pending: int) -> BufferError:
+    """Return what `closed` is given where more was queued behind more than `max_pending` bytes."""
+    return BufferError(f"more than max_pending={max_pending} bytes are waiting for the peer to read")
+
+
+def log_failure(callback: str, id: int, error: BaseException) -> None:
+    """Log what a callback raised, with its traceback."""
+    logger.error("%s() failed for connection %d", callback, id, exc_info=error)
+
+
+def log_accept_paused(errno: int) -> None:
+    """Log that no connection can be accepted for now; once for each episode."""
+    logger.warning("accepting is paused, clients wait in the backlog: %s", os.strerror(errno))

@@ -1,0 +1,36 @@
+"""The types that callers write: what goes into `serve` and what callbacks return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from ._wake import Wake
+
+    BytesLike: TypeAlias = Buffer
+else:
+    BytesLike = Any
+
+Send: TypeAlias = "BytesLike | list[Any] | tuple[Any, ...] | None"
+Reply: TypeAlias = "BytesLike | list[Any] | bool | tuple[Send, bool] | None"
+
+
+class Decoder(Protocol):
+    """Turns the pieces of one connection's stream into messages."""
+
+    def feed(self, data: bytes, /) -> Sequence[Any]: ...
+
+
+class Frame(Protocol):
+    """What `frame=` takes: a maker of decoders, one for each connection."""
+
+    def decoder(self) -> Decoder: ...
+
+
+Handle: TypeAlias = "Callable[[int, Any, Any], Reply]"
+Accept: TypeAlias = "Callable[[int, str, Wake, Any], Reply]"
+Closed: TypeAlias = "Callable[[int, BaseException | None, Any], object]"
+Ticker: TypeAlias = "Callable[[Any], bool | None]"
