@@ -1,0 +1,103 @@
+# `make help` lists what there is. Everything that is installed goes into .venv, everything that is
+# built into build/ and evio/; a second run does only what a change asks for, without the network.
+
+PYTHON := python3
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+CORE := $(wildcard evio_ext/core/*.c)
+HEADERS := $(wildcard evio_ext/*/*.h)
+EXTENSION := $(wildcard evio_ext/*/*.c) $(HEADERS)
+C_TESTS := $(patsubst tests/c/%.c,build/c/%,$(wildcard tests/c/*.c))
+
+CLANG := $(firstword $(wildcard /usr/bin/clang /usr/bin/clang-[1-9]*))
+WARNINGS := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
+    -Wpointer-arith -Wformat=2 -Wundef -Werror
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
+
+.PHONY: help serve echo test check-py check-c lint clean system system-test
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@echo 'PYTHON=python3.12 chooses another interpreter; do a make clean first.'
+
+serve: build/native ## start the Redis clone; ARGS are its arguments
+	@$(PY) examples/redis_server.py $(ARGS)
+
+echo: build/native ## start the echo server; ARGS are its arguments
+	@$(PY) examples/echo_server.py $(ARGS)
+
+test: system-test check-c check-py ## run all tests; ARGS are pytest's arguments
+
+check-py: system-test build/native $(VENV)/test ## run the Python tests
+	$(PY) -m pytest $(ARGS)
+
+check-c: $(C_TESTS) ## run the tests of the C core, under sanitizers
+	@for test in $(C_TESTS); do echo "$$test"; "$$test" || exit; done
+
+lint: $(VENV)/lint ## check style, types and the C compilers' warnings
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PY) -m mypy --no-explicit-package-bases tests/typing/*.py
+	$(VENV)/bin/clang-format --dry-run -Werror $(EXTENSION) $(wildcard tests/c/*.[ch])
+	@include="$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
+	for compiler in $(CC) $(CLANG); do for file in $(filter %.c,$(EXTENSION)); do \
+	    echo "$$compiler $$file"; \
+	    $$compiler -std=c11 -O2 $(WARNINGS) -Ievio_ext -isystem "$$include" -c -o /dev/null $$file || exit; \
+	done; done
+
+clean: ## remove everything that make has made
+	rm -rf $(VENV) build dist evio.egg-info evio/_native.*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find evio examples tests -name __pycache__ -exec rm -rf {} +
+
+# The files from here on are stamps: their dates say when the thing was last done.
+
+$(VENV)/made: | system
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) 'pip>=25.1' 'setuptools>=77.0.3'
+	@echo '$(CURDIR)' > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/evio.pth"
+	@touch $@
+
+$(VENV)/test $(VENV)/lint: pyproject.toml $(VENV)/made
+	$(PIP) --group $(@F)
+	@touch $@
+
+build/native: $(EXTENSION) setup.py pyproject.toml $(VENV)/made
+	$(PY) setup.py --quiet build_ext --inplace
+	@mkdir -p $(@D) && touch $@
+
+build/c/%: tests/c/%.c $(wildcard tests/c/*.h) $(CORE) $(HEADERS) | system
+	@mkdir -p $(@D)
+	$(CC) -std=c11 -O1 -g -Wall -Wextra $(SANITIZERS) -pthread -Ievio_ext $< $(CORE) -o $@
+
+# What has to be there before anything else. Asked each time: it takes a moment.
+
+define SYSTEM
+import importlib.util, os, shutil, sys, sysconfig
+missing = {}
+if sys.version_info < (3, 11):
+    missing["python3"] = "Python 3.11 or later"
+if importlib.util.find_spec("ensurepip") is None:
+    missing["python3-venv"] = "Python's venv module"
+if not os.environ.get("EVIO_NO_EXTENSION"):
+    if shutil.which("$(firstword $(CC))") is None:
+        missing["gcc"] = "a C compiler ($(firstword $(CC)))"
+    if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+        missing["python3-dev"] = "Python's headers (Python.h)"
+for tool, package in ("redis-server", "redis-server"), ("redis-cli", "redis-tools"):
+    if tool in sys.argv and shutil.which(tool) is None:
+        missing[package] = tool
+if missing:
+    sys.exit(f"Missing: {', '.join(missing.values())}. On Debian and Ubuntu:\n    apt-get install {' '.join(missing)}")
+endef
+export SYSTEM
+
+system-test: TOOLS = redis-server redis-cli
+system system-test:
+	@command -v $(PYTHON) >/dev/null || { echo "Missing: $(PYTHON). On Debian and Ubuntu:"; \
+	    echo "    apt-get install python3 python3-dev python3-venv"; exit 1; } >&2
+	@$(PYTHON) -c "$$SYSTEM" $(TOOLS)

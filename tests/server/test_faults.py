@@ -1,0 +1,369 @@
+"""Faults: what a failing callback, a full server and a second serve do, and what they do not do."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import sys
+import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from harness import DEADLINE, connect, descriptors, echo, exchange, listener, live, receive, receive_all
+
+import evio
+
+
+class Stop(BaseException):
+    """Another non-Exception."""
+
+
+def failing_in(callback: str, error: BaseException) -> dict[str, Any]:
+    """Return callbacks of which one raises: accept for the third client, the others at its word."""
+    asked = threading.Event()
+
+    def accept(id: int, *args: Any) -> None:
+        if callback == "accept" and id == 3:
+            raise error
+
+    def handle(id: int, data: bytes, ctx: Any) -> Any:
+        if data != b"fail":
+            return data
+        if callback == "handle":
+            raise error
+        asked.set()
+        return b"", callback != "closed"
+
+    def closed(id: int, *args: Any) -> None:
+        if callback == "closed" and id == 3:
+            raise error
+
+    def ticker(ctx: Any) -> None:
+        if callback == "ticker" and asked.is_set():
+            raise error
+
+    return {"accept": accept, "handle": handle, "closed": closed, "ticker": ticker}
+
+
+@pytest.mark.parametrize("callback", ["handle", "accept"])
+def test_exception_in_handle_or_accept_closes_that_connection_alone(net: str, callback: str) -> None:
+    error = ZeroDivisionError("on purpose")
+    with live(net, **failing_in(callback, error)) as server:
+        others = [server.connect() for _ in range(2)]
+        for other in others:
+            exchange(other, b"x")
+        client = server.connect()
+        if callback == "handle":
+            client.sendall(b"fail")
+        assert server.wait_closed(3) is error
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+        (record,) = server.take_records()
+        assert (record.name, record.levelname) == ("evio", "ERROR")
+        assert record.getMessage() == f"{callback}() failed for connection 3"
+        assert record.exc_info is not None
+        assert record.exc_info[1] is error
+        assert [frame.name for frame in traceback.extract_tb(record.exc_info[2])][-1] == callback
+        for other in others:
+            assert exchange(other, b"x") == b"x"
+
+
+def test_exception_in_closed_is_logged_and_that_is_all(net: str) -> None:
+    error = ZeroDivisionError("on purpose")
+    with live(net, **failing_in("closed", error)) as server:
+        others = [server.connect() for _ in range(2)]
+        for other in others:
+            exchange(other, b"x")
+        server.connect().close()
+        assert server.wait_closed(3) is None
+        assert exchange(others[0], b"x") == b"x"
+        (record,) = server.take_records()
+        assert record.getMessage() == "closed() failed for connection 3"
+        assert record.exc_info is not None
+        assert record.exc_info[1] is error
+
+
+def test_unsent_output_is_dropped_by_a_failure(net: str) -> None:
+    def handle(id: int, data: bytes, ctx: Any) -> bytes:
+        return bytes(64_000_000) if data else data[5]  # type: ignore[return-value]
+
+    with live(net, handle) as server:
+        client = server.connect()
+        client.sendall(b"?")
+        assert receive(client, 1) == b"\0"
+        server.wakes[1]()
+        assert isinstance(server.wait_closed(1), IndexError)
+        with contextlib.suppress(ConnectionResetError):
+            assert len(receive_all(client)) < 63_999_999
+        assert len(server.take_records()) == 1
+
+
+@pytest.mark.parametrize("callback", ["handle", "accept", "ticker", "closed"])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, Stop])
+def test_non_exception_in_any_callback_stops_and_is_raised(net: str, callback: str, kind: type[BaseException]) -> None:
+    error = kind("on purpose")
+    with listener(net) as sock:
+        with live(net, **failing_in(callback, error), addr=sock) as server:
+            others = [server.connect() for _ in range(2)]
+            for other in others:
+                exchange(other, b"x")
+            client = server.connect()
+            if callback != "accept":
+                client.sendall(b"fail")
+            if callback == "closed":
+                client.close()
+            assert server.join() is error
+            assert server.closed == {1: None, 2: None, 3: None}
+            for other in others:
+                assert other.recv(1) == b""
+        with live(net, echo, addr=sock) as server:  # and it can serve again
+            assert exchange(server.connect(), b"hello") == b"hello"
+
+
+def test_exception_in_ticker_stops_and_is_raised(net: str) -> None:
+    error = ZeroDivisionError("on purpose")
+    with live(net, **failing_in("ticker", error)) as server:
+        for _ in range(3):
+            exchange(server.connect(), b"x")
+        server.connect().sendall(b"fail")
+        assert server.join() is error
+        assert server.closed == dict.fromkeys(range(1, 5))
+
+
+def test_pending_output_is_flushed_before_serve_raises(net: str) -> None:
+    reply = random.Random(3).randbytes(8_000_000)
+
+    def handle(id: int, data: bytes, ctx: Any) -> bytes:
+        if data:
+            return reply
+        raise KeyboardInterrupt
+
+    with live(net, handle) as server:
+        client = server.connect()
+        client.sendall(b"?")
+        assert receive(client, 1) == reply[:1]
+        server.wakes[1]()
+        assert receive_all(client) == reply[1:]
+        assert isinstance(server.join(), KeyboardInterrupt)
+
+
+def test_second_non_exception_ends_at_once_and_the_first_is_raised(net: str) -> None:
+    raised: list[KeyboardInterrupt] = []
+
+    def interrupt(*args: Any) -> Any:
+        raised.append(KeyboardInterrupt(len(raised)))
+        raise raised[-1]
+
+    def handle(id: int, data: bytes, ctx: Any) -> Any:
+        return bytes(64_000_000) if data == b"huge" else interrupt()
+
+    with live(net, handle, closed=lambda id, *args: interrupt() if id == 2 else None, linger=60) as server:
+        client, other = server.connect(), server.connect()
+        client.sendall(b"huge")
+        assert receive(client, 1) == b"\0"
+        other.sendall(b"?")
+        assert server.join() is raised[0]  # long before linger is over
+        assert len(raised) == 2
+        assert server.closed == {1: None, 2: None}
+
+
+def test_exceptions_in_every_tenth_call(net: str) -> None:
+    seed = random.Random(17)
+
+    def handle(id: int, data: bytes, ctx: Any) -> bytes:
+        if seed.random() < 0.1:
+            raised.append(id)
+            raise ValueError(id)
+        return data
+
+    raised: list[int] = []
+    with live(net, handle) as server:
+        for number in range(500):
+            client = server.connect()
+            client.sendall(b"%04d" % number)
+            with contextlib.suppress(ConnectionResetError):
+                assert receive(client, 4) in (b"%04d" % number, b"")
+            client.close()
+        server.wait(lambda: len(server.closed) == 500)
+        assert raised
+        assert sorted(id for id, err in server.closed.items() if err is not None) == raised
+        assert len(server.take_records()) == len(raised)
+
+
+def test_serve_from_inside_a_callback_is_a_runtime_error(tcp: str) -> None:
+    raised: dict[str, BaseException] = {}
+
+    def nested(callback: str) -> None:
+        try:
+            evio.serve(tcp, "127.0.0.1:0", ticker=lambda ctx: False)
+        except RuntimeError as error:
+            raised[callback] = error
+
+    def handle(id: int, data: bytes, ctx: Any) -> bytes:
+        nested("handle")
+        return data
+
+    with live(
+        tcp, handle, lambda *args: nested("accept"), lambda *args: nested("closed"), lambda ctx: nested("ticker")
+    ) as server:
+        client = server.connect()
+        assert exchange(client, b"hello") == b"hello"
+        client.close()
+        server.wait_closed(1)
+        assert sorted(raised) == ["accept", "closed", "handle", "ticker"]
+        assert {str(error) for error in raised.values()} == {
+            "evio.serve was called from inside a callback; another thread can serve beside this one"
+        }
+
+
+def test_serve_in_a_thread_that_a_callback_started(tcp: str) -> None:
+    def handle(id: int, data: bytes, ctx: Any) -> bytes:
+        thread = threading.Thread(target=evio.serve, args=(tcp, "127.0.0.1:0"), kwargs={"ticker": lambda ctx: False})
+        thread.start()
+        thread.join()
+        return data
+
+    with live(tcp, handle) as server:
+        assert exchange(server.connect(), b"hello") == b"hello"
+
+
+def test_serves_side_by_side(net: str) -> None:
+    def client(server: Any, tag: int) -> None:
+        with connect(server.addr) as sock:
+            for number in range(200):
+                assert exchange(sock, b"%d:%d" % (tag, number)) == b"%d:%d" % (tag, number)
+
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(live(net, echo)) for _ in range(6)]
+        with ThreadPoolExecutor(12) as pool:
+            futures = [pool.submit(client, server, tag) for tag, server in enumerate(servers * 2)]
+            for future in futures:
+                future.result()
+        assert [len(server.accepted) for server in servers] == [2] * 6
+
+
+def test_max_conns_lets_others_wait_in_the_backlog(net: str) -> None:
+    with live(net, echo, max_conns=2) as server:
+        one, two = server.connect(), server.connect()
+        assert exchange(one, b"1") == b"1"
+        assert exchange(two, b"2") == b"2"
+        three, four = server.connect(), server.connect()
+        three.sendall(b"3")
+        four.sendall(b"4")
+        for number in range(20):  # turns in which it could have been accepted
+            exchange(one, b"%d" % number)
+        assert len(server.accepted) == 2
+        one.close()
+        assert receive(three, 1) == b"3"
+        two.close()
+        assert receive(four, 1) == b"4"
+        assert server.closed == {1: None, 2: None}
+
+
+def test_max_conns_counts_a_connection_until_it_is_closed(net: str) -> None:
+    with live(net, lambda id, data, ctx: (data, False), max_conns=1) as server:
+        for number in range(100):
+            client = server.connect()
+            assert exchange(client, b"%03d" % number) == b"%03d" % number
+            client.close()
+        server.wait(lambda: len(server.closed) == 100)
+
+
+def test_connections_recycled_inside_one_batch_keep_apart(tcp: str) -> None:
+    """While the loop stands still, A and B send and C connects: all three events come in its next turn.
+
+    A's handle wakes B, B's raises and so frees its descriptor and slot, and C is accepted on them
+    with B's wake outstanding and its own data on the way.
+    """
+    tags: dict[str, bytes] = {}
+    mixed: list[tuple[int, bytes, bytes]] = []
+    entered, gate = threading.Event(), threading.Event()
+
+    def handle(id: int, data: bytes, ctx: Any) -> Any:
+        if data == b"stand still":
+            entered.set()
+            assert gate.wait(DEADLINE)
+            gate.clear()
+            return b"gone on"
+        tag = tags[server.accepted[id]]
+        if data != tag and not (tag == b"B" and data == b""):
+            mixed.append((id, tag, data))
+        if data == b"A":
+            assert server.wakes[id + 1]()
+        if data == b"B":
+            raise ValueError
+        return data
+
+    def client(tag: bytes) -> socket.socket:
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        tags[f"127.0.0.1:{sock.getsockname()[1]}"] = tag
+        sock.settimeout(DEADLINE)
+        sock.connect(server.addr.getsockname())
+        return sock
+
+    with live(tcp, handle) as server:
+        still = server.connect()
+        for number in range(500):
+            first = 2 + 3 * number
+            with client(b"A") as a, client(b"B") as b:
+                server.wait(lambda: first + 1 in server.accepted)  # noqa: B023
+                entered.clear()
+                still.sendall(b"stand still")
+                assert entered.wait(DEADLINE)
+                a.sendall(b"A")
+                b.sendall(b"B")
+                with client(b"C") as c:
+                    c.sendall(b"C")
+                    gate.set()
+                    assert receive(still, 7) == b"gone on"
+                    assert receive(a, 1) == b"A"
+                    assert receive(c, 1) == b"C"
+                    assert receive_all(b) == b""
+            server.wait(lambda: len(server.closed) == first + 1)  # noqa: B023
+        assert mixed == []
+        assert len(server.take_records()) == 500
+
+
+def test_reference_counts_are_as_before(net: str) -> None:
+    class Thing:
+        pass
+
+    ctx = Thing()
+
+    def handle(id: int, data: bytes, ctx: Any) -> Any:
+        return [data, data]
+
+    def accept(id: int, addr: str, wake: evio.Wake, ctx: Any) -> bytes:
+        wake(b"data")
+        return b"hello"
+
+    def closed(id: int, err: BaseException | None, ctx: Any) -> None:
+        pass
+
+    stopping = False
+
+    def ticker(ctx: Any) -> bool:
+        return not stopping
+
+    things = [ctx, handle, accept, closed, ticker]
+    before = [sys.getrefcount(thing) for thing in things]
+    open_before = descriptors()
+    with listener(net) as sock:
+        for _ in range(3):
+            stopping = False
+            thread = threading.Thread(target=evio.serve, args=(net, sock, handle, accept, closed, ticker, ctx))
+            thread.start()
+            for number in range(100):
+                with connect(sock) as client:
+                    client.sendall(b"x" if number % 2 else b"hello")
+                    receive(client, 9)
+            stopping = True
+            thread.join(20)
+            assert not thread.is_alive()
+            del thread
+    assert [sys.getrefcount(thing) for thing in things] == before
+    assert descriptors() == open_before

@@ -1,0 +1,214 @@
+"""Replies: every form that a callback may return, and what becomes of the others."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from harness import echo, exchange, live, receive, receive_all
+
+ALLOWED = "; allowed: None, a bool, bytes, a list of bytes, or a pair (send, keepopen)"
+
+SIZE = 16_000_000  #: more than the kernel takes at once
+
+
+class ClearsItself(list[bytes]):
+    """A list that is empty once its first item has been read."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        for item in super().__iter__():
+            yield item
+            self.clear()
+
+
+class BadBool:
+    def __bool__(self) -> bool:
+        raise ZeroDivisionError
+
+
+FORMS: list[tuple[str, Callable[[], Any], bytes, bool]] = [
+    ("None", lambda: None, b"", True),
+    ("True", lambda: True, b"", True),
+    ("False", lambda: False, b"", False),
+    ("bytes", lambda: b"data", b"data", True),
+    ("no bytes", lambda: b"", b"", True),
+    ("bytearray", lambda: bytearray(b"data"), b"data", True),
+    ("memoryview", lambda: memoryview(b"a piece of data")[11:], b"data", True),
+    ("memoryview of two dimensions", lambda: memoryview(b"data").cast("B", (2, 2)), b"data", True),
+    ("array of two-byte items", lambda: array.array("H", [1, 1]), array.array("H", [1, 1]).tobytes(), True),
+    ("list", lambda: [b"da", b"", bytearray(b"t"), memoryview(b"a")], b"data", True),
+    ("empty list", list, b"", True),
+    ("list that changes while it is read", lambda: ClearsItself([b"da", b"ta"]), b"da", True),
+    ("pair (None, True)", lambda: (None, True), b"", True),
+    ("pair (None, False)", lambda: (None, False), b"", False),
+    ("pair (bytes, True)", lambda: (b"data", True), b"data", True),
+    ("pair (bytes, False)", lambda: (b"data", False), b"data", False),
+    ("pair (bytearray, False)", lambda: (bytearray(b"data"), False), b"data", False),
+    ("pair (list, True)", lambda: ([b"da", b"ta"], True), b"data", True),
+    ("pair (list, False)", lambda: ([b"da", b"ta"], False), b"data", False),
+    ("pair (tuple, True)", lambda: ((b"da", b"ta"), True), b"data", True),
+    ("pair (tuple, False)", lambda: ((b"da", b"ta"), False), b"data", False),
+    ("pair (empty tuple, False)", lambda: ((), False), b"", False),
+]
+
+BAD: list[tuple[str, Callable[[], Any], str]] = [
+    ("empty tuple", lambda: (), "a tuple of 0: a tuple is always (send, keepopen), pieces go in a list"),
+    ("1-tuple", lambda: (b"x",), "a tuple of 1: a tuple is always (send, keepopen), pieces go in a list"),
+    (
+        "3-tuple",
+        lambda: (b"x", True, None),
+        "a tuple of 3: a tuple is always (send, keepopen), pieces go in a list",
+    ),
+    ("two pieces in a tuple", lambda: (b"x", b"y"), "a pair whose keepopen is bytes, not a bool: pieces go in a list"),
+    ("keepopen is None", lambda: (b"x", None), "a pair whose keepopen is NoneType, not a bool: pieces go in a list"),
+    ("keepopen is 1", lambda: (b"x", 1), "a pair whose keepopen is int, not a bool: pieces go in a list"),
+    (
+        "keepopen has no truth",
+        lambda: (b"x", BadBool()),
+        "a pair whose keepopen is BadBool, not a bool: pieces go in a list",
+    ),
+    ("object without truth", BadBool, "BadBool"),
+    ("str", lambda: "x", "str"),
+    ("int", lambda: 5, "int"),
+    ("dict", dict, "dict"),
+    ("iterator", lambda: iter([b"x"]), "list_iterator"),
+    ("memoryview with holes", lambda: memoryview(b"abcdef")[::2], "memoryview that is not contiguous"),
+    ("str in a pair", lambda: ("x", True), "a pair whose send is str"),
+    ("bool in a pair", lambda: (True, True), "a pair whose send is bool"),
+    ("str in a list", lambda: [b"x", "y"], "a list whose item 1 is str"),
+    ("None in a list", lambda: [b"x", None], "a list whose item 1 is NoneType"),
+    ("bool in a list", lambda: [False], "a list whose item 0 is bool"),
+    ("int in a list", lambda: [7], "a list whose item 0 is int"),
+    ("list in a list", lambda: [[b"x"]], "a list whose item 0 is list"),
+    ("pair in a list", lambda: [(b"x", True)], "a list whose item 0 is tuple"),
+    ("holes in a list", lambda: [memoryview(b"abcd")[::2]], "a list whose item 0 is memoryview that is not contiguous"),
+    ("None in a pair's list", lambda: ([None], True), "a pair whose send is a list whose item 0 is NoneType"),
+    ("str in a pair's tuple", lambda: ((b"x", "y"), False), "a pair whose send is a tuple whose item 1 is str"),
+]
+
+
+@pytest.mark.parametrize(("make", "sent", "stays_open"), [form[1:] for form in FORMS], ids=[form[0] for form in FORMS])
+@pytest.mark.parametrize("callback", ["handle", "accept"])
+def test_form(tcp: str, callback: str, make: Callable[[], Any], sent: bytes, stays_open: bool) -> None:
+    def accept(*args: Any) -> Any:
+        return make() if callback == "accept" else None
+
+    asked: list[int] = []
+
+    def handle(id: int, data: bytes, ctx: Any) -> Any:
+        if data != b"?":
+            return data
+        asked.append(id)
+        return make()
+
+    with live(tcp, handle, accept) as server:
+        client = server.connect()
+        if callback == "handle":
+            client.sendall(b"?")
+            server.wait(lambda: asked)
+        assert receive(client, len(sent)) == sent
+        if stays_open:
+            assert exchange(client, b"still here") == b"still here"
+        else:
+            assert client.recv(1) == b""
+            client.close()
+            assert server.wait_closed(1) is None
+
+
+@pytest.mark.parametrize(("make", "text"), [bad[1:] for bad in BAD], ids=[bad[0] for bad in BAD])
+@pytest.mark.parametrize("callback", ["handle", "accept"])
+def test_bad_reply_is_a_type_error_that_names_it(tcp: str, callback: str, make: Callable[[], Any], text: str) -> None:
+    def accept(id: int, *args: Any) -> Any:
+        return make() if callback == "accept" and id == 2 else None
+
+    def handle(id: int, data: bytes, ctx: Any) -> Any:
+        return make() if data == b"?" else data
+
+    with live(tcp, handle, accept) as server:
+        other = server.connect()
+        assert exchange(other, b"x") == b"x"
+        client = server.connect()
+        if callback == "handle":
+            client.sendall(b"?")
+        error = server.wait_closed(2)
+        assert type(error) is TypeError
+        assert str(error) == f"{callback}() returned {text}{ALLOWED}"
+        (record,) = server.take_records()
+        assert record.levelname == "ERROR"
+        assert record.getMessage() == f"{callback}() failed for connection 2"
+        assert record.exc_info is not None
+        assert record.exc_info[1] is error
+        assert exchange(other, b"y") == b"y"
+
+
+SHAPES: dict[str, Callable[[bytearray], Any]] = {
+    "alone": lambda buffer: buffer,
+    "view": memoryview,
+    "list": lambda buffer: [b"", buffer],
+    "pair": lambda buffer: (buffer, True),
+    "pair of a tuple": lambda buffer: ((memoryview(buffer),), True),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_what_was_returned_is_sent_even_if_the_buffer_changes(net: str, shape: Callable[[bytearray], Any]) -> None:
+    buffer = bytearray(b"a" * SIZE)
+
+    def handle(id: int, data: bytes, ctx: Any) -> Any:
+        if data:
+            return shape(buffer)
+        buffer[:] = bytes(len(buffer))
+        return None
+
+    with live(net, handle) as server:
+        client = server.connect()
+        client.sendall(b"?")
+        assert receive(client, 1) == b"a"
+        assert server.wakes[1]()
+        server.wait(lambda: buffer[0] == 0)
+        assert receive(client, SIZE - 1) == b"a" * (SIZE - 1)
+
+
+def test_returned_list_may_change_afterwards(net: str) -> None:
+    pieces = [b"%08d" % number * 1000 for number in range(SIZE // 8000)]
+    expected = b"".join(pieces)
+
+    def handle(id: int, data: bytes, ctx: Any) -> Any:
+        if data:
+            return pieces
+        pieces.clear()
+        return None
+
+    with live(net, handle) as server:
+        client = server.connect()
+        client.sendall(b"?")
+        assert receive(client, 1) == expected[:1]
+        server.wakes[1]()
+        server.wait(lambda: not pieces)
+        assert receive(client, len(expected) - 1) == expected[1:]
+
+
+def test_list_of_more_pieces_than_one_system_call_takes(net: str) -> None:
+    pieces = [b"%d," % number * (number % 7) for number in range(10_000)]
+    with live(net, lambda id, data, ctx: (pieces, False)) as server:
+        client = server.connect()
+        client.sendall(b"?")
+        assert receive_all(client) == b"".join(pieces)
+
+
+def test_accept_greets_first(net: str) -> None:
+    with live(net, echo, lambda id, addr, wake, ctx: b"welcome\n") as server:
+        client = server.connect()
+        assert receive(client, 8) == b"welcome\n"
+        assert exchange(client, b"x") == b"x"
+
+
+def test_accept_that_turns_away_is_paired_with_one_closed(net: str) -> None:
+    with live(net, echo, lambda id, addr, wake, ctx: ([b"too ", b"late"], False)) as server:
+        for id in range(1, 4):
+            client = server.connect()
+            assert receive_all(client) == b"too late"
+            client.close()
+            assert server.wait_closed(id) is None

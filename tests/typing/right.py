@@ -1,0 +1,95 @@
+"""Uses of the interface that a type checker must accept. `make lint` checks this file; nothing runs it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import assert_type
+
+import evio
+
+
+class Server:
+    """A ctx."""
+
+    stop = False
+
+
+class Decoder:
+    def feed(self, data: bytes) -> list[bytes]:
+        return [data]
+
+
+class Framing:
+    def decoder(self) -> Decoder:
+        return Decoder()
+
+
+# Each kind of reply.
+
+
+def nothing(id: int, data: bytes, ctx: None) -> None: ...
+
+
+def keepopen(id: int, data: bytes, ctx: None) -> bool:
+    return True
+
+
+def piece(id: int, data: bytes, ctx: None) -> bytes:
+    return data
+
+
+def buffer(id: int, data: bytes, ctx: None) -> bytearray | memoryview | None:
+    return memoryview(data)
+
+
+def pieces(id: int, data: bytes, ctx: None) -> list[bytes]:
+    return [data, data]
+
+
+def pair(id: int, data: bytes, ctx: None) -> tuple[bytes | None, bool]:
+    return None, False
+
+
+def pair_of_pieces(id: int, data: bytes, ctx: None) -> tuple[list[bytes], bool]:
+    return [data], True
+
+
+def pair_of_tuple(id: int, data: bytes, ctx: None) -> tuple[tuple[bytes, bytearray], bool]:
+    return (data, bytearray(data)), True
+
+
+for handle in (nothing, keepopen, piece, buffer, pieces, pair, pair_of_pieces, pair_of_tuple):
+    evio.serve("tcp", ":9999", handle)
+
+
+# Each callback, with a ctx of one's own.
+
+
+def messages(id: int, data: list[bytes], server: Server) -> list[bytes]:
+    return data
+
+
+def accept(id: int, addr: str, wake: evio.Wake, server: Server) -> bytes:
+    assert_type(wake.id, int)
+    assert_type(wake(), bool)
+    assert_type(wake(b"data"), bool)
+    assert_type(wake(memoryview(b"data")), bool)
+    return addr.encode()
+
+
+def closed(id: int, err: BaseException | None, server: Server) -> None: ...
+
+
+def ticker(server: Server) -> bool | None:
+    return False if server.stop else None
+
+
+evio.serve("tcp", "localhost:9999", messages, accept, closed, ticker, Server(), frame=Framing())
+evio.serve("unix", Path("socket"), lambda id, data, ctx: data)
+evio.serve("tcp4-compat", socket.create_server(("", 0)), idle_timeout=0.5, max_conns=None, linger=1, keepalive=None)
+assert_type(evio.engine, str)
+assert_type(evio.__version__, str)
+
+error = evio.FrameError("bad", reply=b"-ERR\r\n", messages=[b"good"])
+assert_type(error.reply, bytes | None)
