@@ -120,7 +120,9 @@ def _seconds(name: str, value: object, above_zero: bool = False) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
     if not 0 <= value <= _MAX_SECONDS or (above_zero and value == 0):
-        raise ValueError(f"{name} must be {'above 0' if above_zero else 'from 0'} to {_MAX_SECONDS:g} seconds, not {value}")
+        raise ValueError(
+            f"{name} must be {'above 0' if above_zero else 'from 0'} to {_MAX_SECONDS:g} seconds, not {value}"
+        )
     return float(value)
 
 

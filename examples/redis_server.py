@@ -55,12 +55,13 @@ def misused(args: list[bytes], *subcommands: bytes) -> Error:
 
 def integer(text: bytes, otherwise: bytes = NO_INTEGER) -> int:
     """Return the 64-bit integer that is spelt as Redis spells it: no plus, no space, no leading zero."""
-    if len(text) <= 20:
-        with contextlib.suppress(ValueError):
-            number = int(text)
-            if number in INT64 and b"%d" % number == text:
-                return number
-    raise Error(otherwise)
+    try:
+        number = int(text[:21])  # a longer one is not worth reading
+    except ValueError:
+        raise Error(otherwise) from None
+    if number not in INT64 or b"%d" % number != text:
+        raise Error(otherwise)
+    return number
 
 
 # The database
@@ -604,6 +605,7 @@ class AppendOnlyFile:
         self.safe = 0  #: up to here the file is on the disk
         self.kept = bytearray()  #: what comes behind it
         self.written = 0  #: how much of that the file has
+        self.rewritten = False  #: whether all of it was written since the last failure
         self.syncer = ThreadPoolExecutor(max_workers=1)
         self.syncing: tuple[Future[None], int] | None = None  #: a sync, and how much of `kept` it is for
         self.next_sync = 0.0
@@ -652,7 +654,7 @@ class AppendOnlyFile:
                 os.ftruncate(self.fd, self.safe + self.written)
             self.fail(error)
             return False
-        self.written = start
+        self.written, self.rewritten = start, True
         if self.fsync != "everysec":
             self.confirm(start)
         return True
@@ -682,7 +684,7 @@ class AppendOnlyFile:
         self.safe += nbytes
         self.written -= nbytes
         del self.kept[:nbytes]
-        if self.db.trouble:
+        if self.db.trouble and self.rewritten:
             self.db.trouble = b""
             log.warning("%s can be written again", self.path)
 
@@ -690,6 +692,7 @@ class AppendOnlyFile:
         """Refuse changes from here on; with `always`, stop."""
         if self.fsync == "always":
             sys.exit(f"cannot write {self.path}: {error.strerror}")
+        self.rewritten = False
         if not self.db.trouble:
             log.error("cannot write %s: %s; changes are refused until it works again", self.path, error.strerror)
         self.db.trouble = f"MISCONF Errors writing to the AOF file: {error.strerror}".encode()

@@ -17,8 +17,8 @@ struct evio__chunk {
     struct evio__chunk *next;
     const char *data; /* the first byte that is not sent */
     size_t nbytes;
-    void *owner;   /* retained, or NULL: the bytes are in `copy` */
-    size_t room;   /* unused bytes at the end of `copy` */
+    void *owner; /* retained, or NULL: the bytes are in `copy` */
+    size_t room; /* unused bytes at the end of `copy` */
     char copy[];
 };
 
@@ -82,7 +82,8 @@ void evio__queue_move(struct evio__queue *queue, struct evio__queue *from)
 int evio__queue_peek(const struct evio__queue *queue, struct iovec *parts, int most, size_t limit)
 {
     int count = 0;
-    for (struct evio__chunk *chunk = queue->head; chunk != NULL && count < most && limit > 0; chunk = chunk->next) {
+    for (struct evio__chunk *chunk = queue->head; chunk != NULL && count < most && limit > 0;
+         chunk = chunk->next) {
         size_t nbytes = chunk->nbytes < limit ? chunk->nbytes : limit;
         parts[count].iov_base = (char *)chunk->data;
         parts[count].iov_len = nbytes;

@@ -83,7 +83,8 @@ void evio__conns_free(struct evio__conns *conns)
 void evio__conns_reap(struct evio__conns *conns)
 {
     while (!evio__list_empty(&conns->dead)) {
-        struct evio_conn *conn = (struct evio_conn *)conns->dead.next; /* the node is its first member */
+        struct evio_conn *conn =
+            (struct evio_conn *)conns->dead.next; /* the node is its first member */
         evio__list_remove(&conn->node);
         conns->free_slots[conns->nfree++] = conn->slot;
         if (conn->wake != NULL)
@@ -143,7 +144,8 @@ static void rearm(struct evio_conn *conn)
     unsigned wants = 0;
     switch (conn->state) {
     case EVIO__OPEN: {
-        size_t high = conns->options->max_pending < HIGH_WATER ? conns->options->max_pending : HIGH_WATER;
+        size_t high =
+            conns->options->max_pending < HIGH_WATER ? conns->options->max_pending : HIGH_WATER;
         if (conn->out.nbytes > high)
             conn->paused = true;
         else if (conn->out.nbytes <= high / 2)
@@ -190,7 +192,8 @@ static void push(struct evio_conn *conn)
 }
 
 /* Sends pieces that nothing waits before. Returns how many bytes were taken, or -errno. */
-static ssize_t send_pieces(struct evio_conn *conn, const evio_piece *pieces, size_t count, size_t total)
+static ssize_t send_pieces(struct evio_conn *conn, const evio_piece *pieces, size_t count,
+                           size_t total)
 {
     char *buffer = conn->conns->buffer;
     size_t sent = 0;
@@ -232,7 +235,8 @@ static int keep_rest(struct evio_conn *conn, const evio_piece *pieces, size_t co
             sent -= pieces[i].nbytes;
             continue;
         }
-        evio_piece rest = {(const char *)pieces[i].data + sent, pieces[i].nbytes - sent, pieces[i].owner};
+        evio_piece rest = {(const char *)pieces[i].data + sent, pieces[i].nbytes - sent,
+                           pieces[i].owner};
         int error = evio__queue_append(&conn->out, &rest, conn->conns->hooks);
         if (error != 0)
             return error;
@@ -287,7 +291,8 @@ static void drain(struct evio_conn *conn)
         conn->dropped = true;
         rearm(conn);
     } else if (n == 0 || !evio__would_block(n))
-        close_conn(conn, 0); /* every reply has been handed over: a reset now takes nothing from anyone */
+        close_conn(conn,
+                   0); /* every reply has been handed over: a reset now takes nothing from anyone */
     else if (conn->conns->stopping && !conn->dropped)
         close_conn(conn, 0); /* nothing unread, so closing does not reset what is on its way */
     else
@@ -512,9 +517,11 @@ int64_t evio__conns_deadline(const struct evio__conns *conns)
 void evio__conns_expire(struct evio__conns *conns)
 {
     struct evio_conn *conn;
-    while ((conn = first(&conns->idle)) != NULL && conn->since + conns->options->idle_ns <= conns->now)
+    while ((conn = first(&conns->idle)) != NULL &&
+           conn->since + conns->options->idle_ns <= conns->now)
         close_conn(conn, EVIO_END_IDLE);
-    while ((conn = first(&conns->linger)) != NULL && conn->since + conns->options->linger_ns <= conns->now)
+    while ((conn = first(&conns->linger)) != NULL &&
+           conn->since + conns->options->linger_ns <= conns->now)
         close_conn(conn, conn->state == EVIO__FLUSHING ? EVIO_END_LINGER : 0);
 }
 

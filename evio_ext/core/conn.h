@@ -50,8 +50,9 @@ struct evio__conns {
     uint32_t nslots, nfree;
     uint32_t last_generation;
     uint64_t last_id;
-    size_t count;             /* connections that are not closed */
-    struct evio__node idle;   /* by last activity, the longest silent first; empty without idle_timeout */
+    size_t count; /* connections that are not closed */
+    struct evio__node
+        idle; /* by last activity, the longest silent first; empty without idle_timeout */
     struct evio__node linger; /* FLUSHING and DRAINING at our wish, by the start of their clock */
     struct evio__node dead;   /* CLOSED, to be freed */
     char *buffer;             /* to receive into, and to gather small pieces in */

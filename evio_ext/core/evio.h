@@ -91,19 +91,20 @@ typedef struct {
 } evio_hooks;
 
 typedef struct {
-    int listener;          /* listening, non-blocking; stays the caller's */
-    int interrupts;        /* a non-blocking socket to drain when readable, or -1; stays the caller's */
-    bool ticks;            /* whether `tick` is called at all */
-    bool nodelay;          /* TCP_NODELAY */
-    int keepalive_s;       /* seconds of silence before TCP keepalive probes; 0: never */
-    int64_t idle_ns;       /* idle timeout; 0: never */
-    int64_t linger_ns;     /* what a closing connection has for its last replies */
-    size_t max_conns;      /* 0: no limit */
-    size_t max_pending;    /* bytes waiting for a client beyond which more is refused */
+    int listener;      /* listening, non-blocking; stays the caller's */
+    int interrupts;    /* a non-blocking socket to drain when readable, or -1; stays the caller's */
+    bool ticks;        /* whether `tick` is called at all */
+    bool nodelay;      /* TCP_NODELAY */
+    int keepalive_s;   /* seconds of silence before TCP keepalive probes; 0: never */
+    int64_t idle_ns;   /* idle timeout; 0: never */
+    int64_t linger_ns; /* what a closing connection has for its last replies */
+    size_t max_conns;  /* 0: no limit */
+    size_t max_pending; /* bytes waiting for a client beyond which more is refused */
 } evio_options;
 
 /* Makes a loop. `hooks` and `server` must outlive it. */
-int evio_loop_new(evio_loop **made, const evio_options *options, const evio_hooks *hooks, void *server);
+int evio_loop_new(evio_loop **made, const evio_options *options, const evio_hooks *hooks,
+                  void *server);
 
 /* Serves until a hook says EVIO_STOP, then flushes and closes every connection; a second EVIO_STOP
  * while it does so closes what is left at once. Once for each loop. Returns 0, or the negative errno
@@ -131,7 +132,8 @@ bool evio_conn_is_open(const evio_conn *conn);
 void evio_conn_send(evio_conn *conn, const evio_piece *pieces, size_t count);
 
 /* Writes the peer's address, NUL-terminated: "1.2.3.4:567", "[::1]:567", or "" for unix. */
-#define EVIO_PEER_TEXT 96 /* [ + INET6_ADDRSTRLEN 46 + % + IF_NAMESIZE 16 + ]: + 5 digits + NUL, and room */
+#define EVIO_PEER_TEXT                                                                             \
+    96 /* [ + INET6_ADDRSTRLEN 46 + % + IF_NAMESIZE 16 + ]: + 5 digits + NUL, and room */
 void evio_peer_text(const evio_peer *peer, char text[EVIO_PEER_TEXT]);
 
 /* A new reference to the connection's wake, which may be kept after the connection and after the

@@ -55,7 +55,8 @@ struct evio_loop {
     bool abandoned;
 };
 
-int evio_loop_new(evio_loop **made, const evio_options *options, const evio_hooks *hooks, void *server)
+int evio_loop_new(evio_loop **made, const evio_options *options, const evio_hooks *hooks,
+                  void *server)
 {
     struct evio_loop *loop = calloc(1, sizeof *loop);
     if (loop == NULL)
@@ -123,8 +124,9 @@ static void watch_listener(struct evio_loop *loop)
                  (most == 0 || loop->conns.count < most);
     if (wants == loop->listening)
         return;
-    int error = evio__poll_set(&loop->poll, loop->options.listener, loop->listening ? EVIO__READ : 0,
-                               wants ? EVIO__READ : 0, TAG_LISTENER);
+    int error =
+        evio__poll_set(&loop->poll, loop->options.listener, loop->listening ? EVIO__READ : 0,
+                       wants ? EVIO__READ : 0, TAG_LISTENER);
     if (error == 0)
         loop->listening = wants;
     else
@@ -310,7 +312,8 @@ static void start(struct evio_loop *loop)
     loop->last_active = loop->conns.now - EVIO__NS_PER_S;
     loop->error = evio__poll_set(&loop->poll, loop->waker->read_fd, 0, EVIO__READ, TAG_WAKER);
     if (loop->error == 0 && loop->options.interrupts >= 0)
-        loop->error = evio__poll_set(&loop->poll, loop->options.interrupts, 0, EVIO__READ, TAG_INTERRUPTS);
+        loop->error =
+            evio__poll_set(&loop->poll, loop->options.interrupts, 0, EVIO__READ, TAG_INTERRUPTS);
     if (loop->error == 0 && loop->options.ticks)
         tick(loop);
     if (loop->error == 0)

@@ -37,7 +37,8 @@ int evio__accept(int listener, struct evio_peer *peer)
 #endif
 #ifdef EVIO_NOSIGPIPE_OPTION
     int on = 1;
-    setsockopt(fd, SOL_SOCKET, EVIO_NOSIGPIPE_OPTION, &on, sizeof on); /* fails on a dead peer only */
+    setsockopt(fd, SOL_SOCKET, EVIO_NOSIGPIPE_OPTION, &on,
+               sizeof on); /* fails on a dead peer only */
 #endif
     return fd;
 }
@@ -73,7 +74,9 @@ static void set_option(int fd, int level, int name, int value)
 
 void evio__tune(int fd, const struct evio_peer *peer, bool nodelay, int keepalive_s)
 {
-    enum { PROBES = 3 }; /* after a third of the silence each, as Redis does: dead in twice the time */
+    enum {
+        PROBES = 3
+    }; /* after a third of the silence each, as Redis does: dead in twice the time */
     if (peer->address.ss_family != AF_INET && peer->address.ss_family != AF_INET6)
         return;
     if (nodelay)
@@ -109,7 +112,8 @@ ssize_t evio__send_parts(int fd, struct iovec *parts, int count)
     if (count == 1)
         return evio__send(fd, parts->iov_base, parts->iov_len);
     struct msghdr message = {.msg_iov = parts};
-    message.msg_iovlen = (__typeof__(message.msg_iovlen))count; /* int or size_t, as the system likes */
+    message.msg_iovlen =
+        (__typeof__(message.msg_iovlen))count; /* int or size_t, as the system likes */
     ssize_t n;
     do
         n = sendmsg(fd, &message, EVIO_SEND_FLAGS);
@@ -130,7 +134,8 @@ int evio__shutdown_write(int fd)
 
 void evio__close(int fd)
 {
-    close(fd); /* never again on EINTR: the descriptor is gone, and may be somebody else's already */
+    close(
+        fd); /* never again on EINTR: the descriptor is gone, and may be somebody else's already */
 }
 
 void evio_peer_text(const evio_peer *peer, char text[EVIO_PEER_TEXT])
@@ -157,7 +162,8 @@ void evio_peer_text(const evio_peer *peer, char text[EVIO_PEER_TEXT])
     char zone[IF_NAMESIZE + 1] = "";
     if (v6->sin6_scope_id != 0) {
         zone[0] = '%';
-        if (if_indextoname(v6->sin6_scope_id, zone + 1) == NULL) /* the interface is gone: its number, then */
+        if (if_indextoname(v6->sin6_scope_id, zone + 1) ==
+            NULL) /* the interface is gone: its number, then */
             snprintf(zone + 1, sizeof zone - 1, "%u", (unsigned)v6->sin6_scope_id);
     }
     snprintf(text, EVIO_PEER_TEXT, "[%s%s]:%u", host, zone, port);

@@ -60,7 +60,8 @@ int evio__poll_set(struct evio__poll *poll, int fd, unsigned had, unsigned wants
  * there can be tags. A place holds an index plus one; 0 is free. */
 enum { PLACES = 2 * EVIO__POLL_BATCH };
 
-static struct evio__event *record_for(struct evio__poll *poll, uint16_t *places, int *count, uint64_t tag)
+static struct evio__event *record_for(struct evio__poll *poll, uint16_t *places, int *count,
+                                      uint64_t tag)
 {
     size_t place = (size_t)(tag * 0x9E3779B97F4A7C15u >> 32) % PLACES; /* Fibonacci hashing */
     for (; places[place] != 0; place = (place + 1) % PLACES) {

@@ -145,7 +145,8 @@ static void take_locked(struct evio_wake *wake, struct evio__woken *woken)
 
 bool evio__waker_take(struct evio__waker *waker, struct evio__woken *woken)
 {
-    if (evio__list_empty(&waker->batch)) /* the batch is the loop's own; only its links are shared */
+    if (evio__list_empty(
+            &waker->batch)) /* the batch is the loop's own; only its links are shared */
         return false;
     lock(waker);
     take_locked(first_wake(&waker->batch), woken);

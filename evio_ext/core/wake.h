@@ -15,10 +15,10 @@
 struct evio__waker {
     pthread_mutex_t lock;
     atomic_uint refs;
-    atomic_bool dead;        /* the loop has ended, or this is a forked child: no wake does anything */
-    atomic_bool any;         /* whether `ready` has members; a hint that needs no lock */
-    bool asleep;             /* the loop may be in the kernel: a wake must write */
-    int read_fd, write_fd;   /* an eventfd is both */
+    atomic_bool dead; /* the loop has ended, or this is a forked child: no wake does anything */
+    atomic_bool any;  /* whether `ready` has members; a hint that needs no lock */
+    bool asleep;      /* the loop may be in the kernel: a wake must write */
+    int read_fd, write_fd; /* an eventfd is both */
     size_t max_pending;
     const evio_hooks *hooks;
     struct evio__node ready; /* wakes with something outstanding, in the order of the first call */
@@ -35,9 +35,9 @@ struct evio_wake {
     atomic_size_t unsent;     /* the connection's own queue, so that both count together */
     atomic_uint refs;
     atomic_bool queued; /* whether the inbox holds anything; a hint that needs no lock */
-    bool open;     /* wakes still answer True */
-    bool call;     /* evio_wake_call is outstanding */
-    bool overflow; /* a piece was refused: the connection is to be closed */
+    bool open;          /* wakes still answer True */
+    bool call;          /* evio_wake_call is outstanding */
+    bool overflow;      /* a piece was refused: the connection is to be closed */
 };
 
 /* What was outstanding on a wake. The inbox is the receiver's now. */

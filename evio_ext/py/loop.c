@@ -9,8 +9,7 @@
 #include <errno.h>
 
 typedef struct {
-    PyObject_HEAD
-    module_state *state; /* the module outlives its types, and they their instances */
+    PyObject_HEAD module_state *state; /* the module outlives its types, and they their instances */
     evio_loop *loop;
     PyObject *handle; /* callbacks: NULL where serve was given None */
     PyObject *accept;
@@ -81,7 +80,8 @@ static int logged(LoopObject *self, PyObject *result)
     }
     if (is_fatal(self))
         return stop_with_exception(self);
-    PyErr_WriteUnraisable((PyObject *)self); /* a user's logging handler has failed: nowhere left to tell */
+    PyErr_WriteUnraisable(
+        (PyObject *)self); /* a user's logging handler has failed: nowhere left to tell */
     return EVIO_KEEP;
 }
 
@@ -92,8 +92,9 @@ static int callback_failed(LoopObject *self, evio_conn *conn, const char *callba
         return stop_with_exception(self);
     evio_user *user = evio_conn_user(conn);
     PyObject *exception = take_exception();
-    int verdict = logged(self, PyObject_CallFunction(self->state->log_failure, "sKO", callback,
-                                                     (unsigned long long)evio_conn_id(conn), exception));
+    int verdict =
+        logged(self, PyObject_CallFunction(self->state->log_failure, "sKO", callback,
+                                           (unsigned long long)evio_conn_id(conn), exception));
     Py_XSETREF(*(PyObject **)&user->reason, exception);
     return verdict == EVIO_STOP ? EVIO_STOP : EVIO_FAIL;
 }
@@ -134,7 +135,8 @@ static int accepted(void *server, evio_conn *conn, const evio_peer *peer)
     PyObject *wake = addr != NULL ? Wake_new(self->state, conn) : NULL;
     if (wake != NULL) {
         PyObject *args[] = {NULL, user->id, addr, wake, self->ctx};
-        reply = PyObject_Vectorcall(self->accept, args + 1, 4 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        reply =
+            PyObject_Vectorcall(self->accept, args + 1, 4 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     }
     Py_XDECREF(wake);
     Py_XDECREF(addr);
@@ -144,8 +146,9 @@ static int accepted(void *server, evio_conn *conn, const evio_peer *peer)
 static int call_handle(LoopObject *self, evio_conn *conn, PyObject *data)
 {
     PyObject *args[] = {NULL, evio_conn_user(conn)->id, data, self->ctx};
-    return obey(self, conn, "handle",
-                PyObject_Vectorcall(self->handle, args + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL));
+    return obey(
+        self, conn, "handle",
+        PyObject_Vectorcall(self->handle, args + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL));
 }
 
 /* The decoder has raised FrameError: what it found before the bad message is delivered, then its
@@ -181,7 +184,8 @@ static int bad_frame(LoopObject *self, evio_conn *conn)
 /* Hands the messages in `bytes` to handle. */
 static int decode(LoopObject *self, evio_conn *conn, PyObject *bytes)
 {
-    PyObject *messages = PyObject_CallMethodOneArg(evio_conn_user(conn)->decoder, self->state->str_feed, bytes);
+    PyObject *messages =
+        PyObject_CallMethodOneArg(evio_conn_user(conn)->decoder, self->state->str_feed, bytes);
     if (messages == NULL) {
         if (!self->abandoned && PyErr_ExceptionMatches(self->state->FrameError))
             return bad_frame(self, conn);
@@ -267,7 +271,8 @@ static int call_closed(LoopObject *self, evio_conn *conn, int end)
     PyObject *result = NULL;
     if (user->id != NULL) {
         PyObject *args[] = {NULL, user->id, error, self->ctx};
-        result = PyObject_Vectorcall(self->closed, args + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        result =
+            PyObject_Vectorcall(self->closed, args + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     }
     Py_DECREF(error);
     if (result == NULL) {
@@ -402,9 +407,9 @@ static PyObject *Loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "Loop() takes no keyword arguments");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "iiOOOOOOdnndpi:Loop", &options.listener, &options.interrupts, &handle, &accept,
-                          &closed_, &ticker, &ctx, &frame, &idle_timeout, &max_conns, &max_pending, &linger, &nodelay,
-                          &options.keepalive_s))
+    if (!PyArg_ParseTuple(args, "iiOOOOOOdnndpi:Loop", &options.listener, &options.interrupts,
+                          &handle, &accept, &closed_, &ticker, &ctx, &frame, &idle_timeout,
+                          &max_conns, &max_pending, &linger, &nodelay, &options.keepalive_s))
         return NULL;
     LoopObject *self = (LoopObject *)type->tp_alloc(type, 0);
     if (self == NULL)
@@ -471,7 +476,7 @@ static void Loop_dealloc(LoopObject *self)
     Py_DECREF(type);
 }
 
-PyDoc_STRVAR(Loop_run_doc, "run()\n--\n\nServe until the ticker stops it. Called once.");
+PyDoc_STRVAR(Loop_run_doc, "run($self, /)\n--\n\nServe until the ticker stops it. Called once.");
 
 static PyObject *Loop_run(LoopObject *self, PyObject *Py_UNUSED(ignored))
 {
@@ -487,7 +492,8 @@ static PyObject *Loop_run(LoopObject *self, PyObject *Py_UNUSED(ignored))
     if (exception != NULL)
         raise_exception(exception);
     else if (self->abandoned)
-        PyErr_SetString(PyExc_RuntimeError, "evio.serve cannot go on in a forked child: it belongs to the parent");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "evio.serve cannot go on in a forked child: it belongs to the parent");
     else if (error != 0) {
         errno = -error;
         PyErr_SetFromErrno(PyExc_OSError);
@@ -496,7 +502,9 @@ static PyObject *Loop_run(LoopObject *self, PyObject *Py_UNUSED(ignored))
     return NULL;
 }
 
-PyDoc_STRVAR(Loop_abandon_doc, "abandon()\n--\n\nIn a forked child: close every descriptor of the loop's own.");
+PyDoc_STRVAR(
+    Loop_abandon_doc,
+    "abandon($self, /)\n--\n\nIn a forked child: close every descriptor of the loop's own.");
 
 static PyObject *Loop_abandon(LoopObject *self, PyObject *Py_UNUSED(ignored))
 {
@@ -517,7 +525,8 @@ static PyType_Slot Loop_slots[] = {
     {Py_tp_traverse, Loop_traverse},
     {Py_tp_clear, Loop_clear},
     {Py_tp_methods, Loop_methods},
-    {Py_tp_doc, (void *)PyDoc_STR("One server on the native engine; evio._engine.Loop describes it.")},
+    {Py_tp_doc,
+     (void *)PyDoc_STR("One server on the native engine; evio._engine.Loop describes it.")},
     {0, NULL},
 };
 

@@ -88,7 +88,8 @@ static int module_exec(PyObject *module)
     state->Loop_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Loop_spec, NULL);
     if (state->Wake_type == NULL || state->Loop_type == NULL)
         return -1;
-    if (PyModule_AddType(module, state->Wake_type) < 0 || PyModule_AddType(module, state->Loop_type) < 0)
+    if (PyModule_AddType(module, state->Wake_type) < 0 ||
+        PyModule_AddType(module, state->Loop_type) < 0)
         return -1;
     return PyModule_AddStringConstant(module, "POLLER", evio_poller());
 }

@@ -6,8 +6,7 @@
 #include <structmember.h>
 
 typedef struct {
-    PyObject_HEAD
-    PyObject *weakrefs;
+    PyObject_HEAD PyObject *weakrefs;
     evio_wake *wake;
 } WakeObject;
 
@@ -102,7 +101,8 @@ static PyObject *Wake_call(WakeObject *self, PyObject *args, PyObject *kwargs)
 
 static PyObject *Wake_repr(WakeObject *self)
 {
-    return PyUnicode_FromFormat("<evio.Wake id=%llu %s>", (unsigned long long)evio_wake_id(self->wake),
+    return PyUnicode_FromFormat("<evio.Wake id=%llu %s>",
+                                (unsigned long long)evio_wake_id(self->wake),
                                 evio_wake_is_open(self->wake) ? "open" : "closed");
 }
 
@@ -113,7 +113,8 @@ static PyObject *Wake_get_id(WakeObject *self, void *closure)
 }
 
 static PyGetSetDef Wake_getset[] = {
-    {"id", (getter)Wake_get_id, NULL, PyDoc_STR("The connection's id, as the callbacks are given it."), NULL},
+    {"id", (getter)Wake_get_id, NULL,
+     PyDoc_STR("The connection's id, as the callbacks are given it."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -15,7 +15,7 @@ import evio
 
 @pytest.mark.parametrize("run", range(10))
 @own_process
-def test_exit_beside_a_server_and_threads_that_wake_it(net: str, run: int) -> None:
+def test_exit_beside_a_server_and_threads_that_wake_it(tcp: str, run: int) -> None:
     wakes: list[evio.Wake] = []
 
     def accept(id: int, addr: str, wake: evio.Wake, ctx: Any) -> None:
@@ -27,8 +27,8 @@ def test_exit_beside_a_server_and_threads_that_wake_it(net: str, run: int) -> No
                 wake()
                 wake(b"data")
 
-    with listener(net) as sock, connect(sock) as client:
-        threading.Thread(target=evio.serve, args=(net, sock, echo, accept), daemon=True).start()
+    with listener(tcp) as sock, connect(sock) as client:
+        threading.Thread(target=evio.serve, args=(tcp, sock, echo, accept), daemon=True).start()
         for _ in range(8):
             threading.Thread(target=keep_waking, daemon=True).start()
         assert client.recv(4)[:1] == b"d"

@@ -56,7 +56,7 @@ def test_ctrl_c_without_traffic(net: str, ticking: bool) -> None:
 
     closed: list[tuple[int, BaseException | None]] = []
     with listener(net) as sock:
-        for _ in range(20):
+        for _ in range(10):
             with connect(sock) as client, beside(interrupt):
                 try:
                     evio.serve(
@@ -71,7 +71,7 @@ def test_ctrl_c_without_traffic(net: str, ticking: bool) -> None:
                     assert 0 < time.monotonic() - sent < 1
                 else:
                     raise AssertionError("serve returned")
-    assert closed == [(1, None)] * 20
+    assert closed == [(1, None)] * 10
 
 
 @own_process
@@ -80,8 +80,8 @@ def test_second_ctrl_c_does_not_wait_for_slow_readers(net: str) -> None:
         client.sendall(b"?")
         assert receive(client, 1) == b"\0"
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.3)  # two presses of a key
+            os.kill(os.getpid(), signal.SIGINT)
 
     closed = []
     with listener(net) as sock, connect(sock) as client, beside(interrupt):
@@ -170,7 +170,7 @@ def test_signals_at_a_thousand_hertz_are_invisible(net: str) -> None:
     def work() -> None:
         nonlocal finished
         number = 0
-        until = time.monotonic() + 1.5
+        until = time.monotonic() + 1
         while time.monotonic() < until:
             assert exchange(client, b"%08d" % number) == b"%08d" % number
             number += 1
