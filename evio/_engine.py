@@ -62,4 +62,4 @@ engine: str = _native.POLLER if _native is not None else "selectors"
 
 def loop_for(compat: bool) -> Callable[..., Loop]:
     """Return the class of loop that serves, the portable one where `compat` asks for it."""
-    return _portable.Loop if compat or _native is None else _native.Loop  # type: ignore[no-any-return]
+    return _portable.Loop if compat or _native is None else _native.Loop

@@ -9,12 +9,12 @@ import socket
 import stat
 import sys
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Address: TypeAlias = "str | os.PathLike[str] | socket.socket"
 
 _AF_UNIX = getattr(socket, "AF_UNIX", None)
-_FAMILIES = {
+_FAMILIES: dict[str, tuple[Any, ...]] = {
     "tcp": (socket.AF_INET6, socket.AF_INET),
     "tcp4": (socket.AF_INET,),
     "tcp6": (socket.AF_INET6,),
@@ -128,7 +128,7 @@ def _bind_tcp(net: str, host: str, port: int) -> socket.socket:
                 return _create(socket.AF_INET6, ("::", port), dualstack=True)
         return _create(socket.AF_INET, ("0.0.0.0", port))
     families = _FAMILIES[net]
-    family = families[0] if len(families) == 1 else socket.AF_UNSPEC
+    family = socket.AF_UNSPEC if net == "tcp" else families[0]
     found = socket.getaddrinfo(host or None, port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
     # One server, one listener. A name that means both, such as localhost, means IPv4: clients
     # that try IPv6 first fall back, those that only know IPv4 cannot.
@@ -138,7 +138,7 @@ def _bind_tcp(net: str, host: str, port: int) -> socket.socket:
 
 def _create(family: int, sockaddr: tuple[object, ...], dualstack: bool = False) -> socket.socket:
     return socket.create_server(
-        sockaddr,  # type: ignore[arg-type]
+        sockaddr,
         family=family,
         backlog=socket.SOMAXCONN,
         dualstack_ipv6=dualstack,

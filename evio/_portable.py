@@ -248,11 +248,9 @@ class Loop:
                 while self._turn():
                     pass
             self._stop(calls=True)
-        except BaseException as error:
+        except BaseException:
             if not self._abandoned:
                 self._wind_up()
-            elif isinstance(error, Exception):  # any, where it was a signal's handler that forked
-                raise RuntimeError(_FORKED) from error.__cause__
             raise
         finally:
             self._close_own()
@@ -306,9 +304,13 @@ class Loop:
         self._turns += 1
         self._asleep = self._turns
         timeout = 0.0 if self._woken else None if due == inf else min(due - monotonic(), _SLEEP_MAX)
-        ready = self._selector.select(timeout)
+        try:
+            ready = self._selector.select(timeout)
+        except (OSError, ValueError):
+            self._check_fork()  # a signal's handler may fork too, and then the selector is closed
+            raise
         self._asleep = 0
-        self._check_fork()  # a signal's handler may fork too
+        self._check_fork()
         now = monotonic()
         for key, mask in ready:
             conn = key.data
@@ -506,7 +508,7 @@ class Loop:
 
     def _failed(self, callback: str, conn: _Connection, error: Exception) -> None:
         if self._abandoned:
-            raise RuntimeError(_FORKED) from error
+            raise error
         _faults.log_failure(callback, conn.id, error)
         self._close(conn, error)
 
@@ -622,7 +624,7 @@ class Loop:
                 closed(conn.id, error, self._ctx)
             except Exception as failure:
                 if self._abandoned:
-                    raise RuntimeError(_FORKED) from failure
+                    raise
                 _faults.log_failure("closed", conn.id, failure)
             self._check_fork()
 

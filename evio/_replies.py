@@ -39,14 +39,14 @@ def _pieces(callback: str, send: Any, where: str, sequences: tuple[type, ...]) -
     if not isinstance(send, sequences):
         return [_check(callback, send, where)]
     kind = "tuple" if isinstance(send, tuple) else "list"
-    items: list[Any] = list.copy(send) if isinstance(send, list) else list(send)  # it may change while it is read
+    items: Any = list.copy(send) if isinstance(send, list) else send  # a list may change while it is read
     return [_check(callback, item, f"{where}a {kind} whose item {index} is ") for index, item in enumerate(items)]
 
 
 def _check(callback: str, piece: Any, where: str) -> BytesLike:
     try:
         contiguous = memoryview(piece).c_contiguous
-    except TypeError:
+    except (TypeError, ValueError):  # no buffer, or a released one
         raise _bad(callback, where + _name(piece)) from None
     if not contiguous:
         raise _bad(callback, f"{where}{_name(piece)} that is not contiguous")
@@ -82,7 +82,7 @@ def bad_wake(data: object) -> TypeError:
     """Return the error for a `wake(data)` whose data cannot be sent."""
     try:
         memoryview(data).release()  # type: ignore[arg-type]
-    except TypeError:
+    except (TypeError, ValueError):
         return TypeError(f"wake() takes a bytes-like object or nothing, not {_name(data)}")
     return TypeError(f"wake() takes a contiguous bytes-like object or nothing, not a strided {_name(data)}")
 

@@ -43,4 +43,8 @@ PyObject *Wake_new(module_state *state, evio_conn *conn);
 /* Sends what `callback` returned. Returns EVIO_KEEP or EVIO_CLOSE, or -1 with an exception set. */
 int reply_send(module_state *state, evio_conn *conn, const char *callback, PyObject *reply);
 
+/* Whether the exception that is set says that an object has no buffer to read: it is of another
+ * type, strided, or a memoryview that was released. */
+bool is_no_buffer(void);
+
 #endif

@@ -6,12 +6,18 @@
 /* Lists up to this long need no memory: a pipeline of 128 requests and its replies. */
 #define PIECES_ON_STACK 128
 
+bool is_no_buffer(void)
+{
+    return PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_BufferError) ||
+           PyErr_ExceptionMatches(PyExc_ValueError);
+}
+
 /* Has evio._replies say what is wrong with a reply whose reading has failed with the exception
  * that is set. Returns -1. */
 static int bad_reply(module_state *state, const char *callback, PyObject *reply)
 {
     if (PyErr_Occurred()) {
-        if (!PyErr_ExceptionMatches(PyExc_TypeError) && !PyErr_ExceptionMatches(PyExc_BufferError))
+        if (!is_no_buffer())
             return -1;
         PyErr_Clear();
     }

@@ -67,7 +67,7 @@ static int send_data(evio_wake *wake, PyObject *data)
 /* Raises what evio._replies says of `data`. */
 static void bad_data(WakeObject *self, PyObject *data)
 {
-    if (!PyErr_ExceptionMatches(PyExc_TypeError) && !PyErr_ExceptionMatches(PyExc_BufferError))
+    if (!is_no_buffer())
         return;
     PyErr_Clear();
     module_state *state = PyType_GetModuleState(Py_TYPE(self));

@@ -52,7 +52,7 @@ def serve_once(net: str) -> None:
 
 @pytest.mark.parametrize("callback", ["accept", "handle", "closed", "ticker"])
 @own_process
-def test_fork_inside_a_callback(net: str, callback: str) -> None:
+def test_fork_inside_a_callback(tcp: str, callback: str) -> None:
     statuses: list[int] = []
     wakes: list[evio.Wake] = []
 
@@ -64,7 +64,7 @@ def test_fork_inside_a_callback(net: str, callback: str) -> None:
         for wake in wakes:
             assert wake() is False
             assert wake(b"from the child") is False
-        serve_once(net)
+        serve_once(tcp)
 
     def handle(id: int, data: bytes, ctx: Any) -> bytes:
         fork("handle")
@@ -75,7 +75,7 @@ def test_fork_inside_a_callback(net: str, callback: str) -> None:
             wakes.append(wake)
         fork("accept")
 
-    with live(net, handle, accept, lambda *args: fork("closed"), lambda ctx: fork("ticker")) as server:
+    with live(tcp, handle, accept, lambda *args: fork("closed"), lambda ctx: fork("ticker")) as server:
         one, two = server.connect(), server.connect()
         assert exchange(one, b"one") == b"one"
         assert exchange(two, b"two") == b"two"
@@ -188,14 +188,14 @@ def test_connection_ends_although_a_child_lives_on(net: str) -> None:
 
 
 @own_process
-def test_program_that_is_run_sees_no_descriptor_of_the_server(net: str) -> None:
+def test_program_that_is_run_sees_no_descriptor_of_the_server(tcp: str) -> None:
     list_them = [sys.executable, "-c", "import os; print(len(os.listdir('/dev/fd')))"]
 
     def handle(id: int, data: bytes, ctx: Any) -> bytes:
         return subprocess.run(list_them, close_fds=False, capture_output=True, check=True).stdout
 
     before = subprocess.run(list_them, close_fds=False, capture_output=True, check=True).stdout
-    with live(net, handle) as server:
+    with live(tcp, handle) as server:
         client = server.connect()
         client.sendall(b"?")
         assert client.recv(100) == before

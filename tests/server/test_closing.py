@@ -53,9 +53,9 @@ def test_data_and_eof_in_one_event(net: str) -> None:
             assert set(received.values()) == {sent}
 
 
-def test_large_reply_after_the_peers_eof_arrives_whole_however_late_it_is_read(net: str) -> None:
+def test_large_reply_after_the_peers_eof_arrives_whole_however_late_it_is_read(tcp: str) -> None:
     reply = os.urandom(16 * MIB)
-    with live(net, lambda id, data, ctx: reply, linger=0.1) as server:
+    with live(tcp, lambda id, data, ctx: reply, linger=0.1) as server:
         client, other = server.connect(), server.connect()
         client.sendall(b"?")
         client.shutdown(socket.SHUT_WR)
@@ -139,8 +139,8 @@ def test_accepts_reply_before_a_close_with_unread_input_arrives_whole(net: str) 
             assert server.wait_closed(1) is None
 
 
-def test_peer_that_takes_nothing_of_its_last_reply_is_cut(net: str) -> None:
-    with live(net, lambda id, data, ctx: (bytes(64 * MIB), False), linger=0.3) as server:
+def test_peer_that_takes_nothing_of_its_last_reply_is_cut(tcp: str) -> None:
+    with live(tcp, lambda id, data, ctx: (bytes(64 * MIB), False), linger=0.3) as server:
         client = server.connect()
         client.sendall(b"?")
         started = time.monotonic()
@@ -150,8 +150,8 @@ def test_peer_that_takes_nothing_of_its_last_reply_is_cut(net: str) -> None:
         assert 0.25 < time.monotonic() - started < 3
 
 
-def test_peer_that_takes_its_last_reply_slowly_is_not_cut(net: str) -> None:
-    with live(net, lambda id, data, ctx: (bytes(32 * MIB), False), linger=0.6) as server:
+def test_peer_that_takes_its_last_reply_slowly_is_not_cut(tcp: str) -> None:
+    with live(tcp, lambda id, data, ctx: (bytes(32 * MIB), False), linger=0.6) as server:
         client = server.connect()
         client.sendall(b"?")
         nbytes, started = 0, time.monotonic()
@@ -163,8 +163,8 @@ def test_peer_that_takes_its_last_reply_slowly_is_not_cut(net: str) -> None:
         assert server.wait_closed(1) is None
 
 
-def test_peer_that_keeps_sending_after_its_last_reply_is_cut(net: str) -> None:
-    with live(net, bye, linger=0.3) as server:
+def test_peer_that_keeps_sending_after_its_last_reply_is_cut(tcp: str) -> None:
+    with live(tcp, bye, linger=0.3) as server:
         client = server.connect()
         client.sendall(b"hello")
         assert receive_all(client) == b"bye"
@@ -176,8 +176,8 @@ def test_peer_that_keeps_sending_after_its_last_reply_is_cut(net: str) -> None:
         assert 0.2 < time.monotonic() - started < 3
 
 
-def test_peer_that_stays_silent_after_its_last_reply_is_cut(net: str) -> None:
-    with live(net, bye, linger=0.3) as server:
+def test_peer_that_stays_silent_after_its_last_reply_is_cut(tcp: str) -> None:
+    with live(tcp, bye, linger=0.3) as server:
         client = server.connect()
         client.sendall(b"hello")
         assert receive_all(client) == b"bye"

@@ -103,10 +103,10 @@ def test_unsent_output_is_dropped_by_a_failure(net: str) -> None:
 
 @pytest.mark.parametrize("callback", ["handle", "accept", "ticker", "closed"])
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, Stop])
-def test_non_exception_in_any_callback_stops_and_is_raised(net: str, callback: str, kind: type[BaseException]) -> None:
+def test_non_exception_in_any_callback_stops_and_is_raised(tcp: str, callback: str, kind: type[BaseException]) -> None:
     error = kind("on purpose")
-    with listener(net) as sock:
-        with live(net, **failing_in(callback, error), addr=sock) as server:
+    with listener(tcp) as sock:
+        with live(tcp, **failing_in(callback, error), addr=sock) as server:
             others = [server.connect() for _ in range(2)]
             for other in others:
                 exchange(other, b"x")
@@ -119,7 +119,7 @@ def test_non_exception_in_any_callback_stops_and_is_raised(net: str, callback: s
             assert server.closed == {1: None, 2: None, 3: None}
             for other in others:
                 assert other.recv(1) == b""
-        with live(net, echo, addr=sock) as server:  # and it can serve again
+        with live(tcp, echo, addr=sock) as server:  # and it can serve again
             assert exchange(server.connect(), b"hello") == b"hello"
 
 

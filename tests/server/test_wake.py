@@ -156,14 +156,14 @@ def test_wakes_inside_one_callback_share_one_handle(net: str) -> None:
         assert calls == [b""]
 
 
-def test_handle_that_wakes_itself_delays_nobody(net: str) -> None:
+def test_handle_that_wakes_itself_delays_nobody(tcp: str) -> None:
     def handle(id: int, data: bytes, ctx: Any) -> bytes | None:
         if id == 1:
             server.wakes[1]()
             return None
         return data
 
-    with live(net, handle) as server:
+    with live(tcp, handle) as server:
         server.connect().sendall(b"x")
         server.wait(lambda: 1 in server.accepted)
         other = server.connect()
