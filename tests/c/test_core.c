@@ -37,12 +37,14 @@ static void check(bool holds, const char *what, const char *where, int line)
 #define BIG ((size_t)8 * 1024 * 1024)
 #define NO_END 12345
 
+/* What 'B' is answered with, and the owner of its pieces. */
+static char big[BIG];
+
 struct server {
     evio_loop *loop;
     pthread_t thread;
     int listener;
     struct sockaddr_in address;
-    char *big;       /* what 'B' is answered with */
     evio_wake *wake; /* of the newest connection; one reference */
     atomic_bool stop;
     atomic_int naccepted, nclosed, nwoken, nticks, last_end;
@@ -72,9 +74,8 @@ static int on_data(void *data, evio_conn *conn, const char *bytes, size_t nbytes
     int verdict = EVIO_KEEP;
     atomic_fetch_add(&server->nbytes, nbytes);
     if (bytes[0] == 'B' || bytes[0] == 'C') {
-        evio_piece big[] = {{server->big, BIG / 2, server->big},
-                            {server->big + BIG / 2, BIG / 2, server->big}};
-        evio_conn_send(conn, big, 2);
+        evio_piece halves[] = {{big, BIG / 2, big}, {big + BIG / 2, BIG / 2, big}};
+        evio_conn_send(conn, halves, 2);
         verdict = bytes[0] == 'C' ? EVIO_CLOSE : EVIO_KEEP;
     } else if (bytes[0] == 'F')
         verdict = EVIO_FAIL;
@@ -133,7 +134,7 @@ static void *new_buffer(void *data, size_t nbytes, char **bytes)
     return *bytes = malloc(nbytes);
 }
 
-/* Pieces of the big reply are the only ones with an owner. */
+/* How often the big reply is retained. Other owners are buffers to receive into. */
 static atomic_int nretained;
 
 static void retain(void *owner)
@@ -144,12 +145,12 @@ static void retain(void *owner)
 
 static void release(void *owner)
 {
-    (void)owner;
-    atomic_fetch_sub(&nretained, 1);
+    if (owner == big)
+        atomic_fetch_sub(&nretained, 1);
+    else
+        free(owner);
 }
 
-/* A receive buffer that nothing came into is given back through `release` too; here it is never
- * needed, as every connection that grows its reads keeps sending until it ends. */
 static const evio_hooks hooks = {
     .accepted = accepted,
     .data = on_data,
@@ -187,9 +188,6 @@ static void start(struct server *server, evio_options options)
     socklen_t size = sizeof server->address;
     memset(server, 0, sizeof *server);
     atomic_store(&server->last_end, NO_END);
-    server->big = malloc(BIG);
-    for (size_t i = 0; i < BIG; i++)
-        server->big[i] = (char)(i * 2654435761u >> 24);
     server->address.sin_family = AF_INET;
     server->address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     server->listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -216,7 +214,6 @@ static void finish(struct server *server)
         evio_wake_release(server->wake);
     }
     close(server->listener);
-    free(server->big);
 }
 
 /* the clients */
@@ -286,14 +283,14 @@ static void reset(int fd)
 
 static void test_queue(void)
 {
-    static char owner[4096];
+    char owner[4096];
     char expected[3 * 100 + sizeof owner];
     memset(owner, 'o', sizeof owner);
     memset(expected, 'c', sizeof expected);
     memset(expected + 200, 'o', sizeof owner);
     for (size_t step = 1; step < sizeof expected; step += 37) {
         struct evio__queue queue = {0}, behind = {0};
-        evio_piece small = {expected, 100, NULL}, large = {owner, sizeof owner, owner};
+        evio_piece small = {expected, 100, NULL}, large = {owner, sizeof owner, big};
         CHECK(evio__queue_append(&queue, &small, &hooks) == 0);
         CHECK(evio__queue_append(&queue, &small, &hooks) == 0);
         CHECK(evio__queue_append(&behind, &large, &hooks) == 0);
@@ -363,11 +360,11 @@ static void test_large_replies(void)
     start(&server, defaults());
     int fd = connect_to(&server);
     say(fd, "B");
-    CHECK(hear(fd, got, BIG) == BIG && memcmp(got, server.big, BIG) == 0);
+    CHECK(hear(fd, got, BIG) == BIG && memcmp(got, big, BIG) == 0);
     memset(got, 0, BIG);
     say(fd, "C");
     say(fd, "unread by the server, which must not cost the reply");
-    CHECK(hear(fd, got, BIG) == BIG && memcmp(got, server.big, BIG) == 0);
+    CHECK(hear(fd, got, BIG) == BIG && memcmp(got, big, BIG) == 0);
     CHECK(hears_end(fd));
     close(fd);
     CHECK(wait_for(&server.nclosed, 1));
@@ -495,7 +492,7 @@ static void test_stop_flushes(void)
     say(fd, "B");
     CHECK(hear(fd, got, 1) == 1);
     atomic_store(&server.stop, true);
-    CHECK(hear(fd, got + 1, BIG - 1) == BIG - 1 && memcmp(got, server.big, BIG) == 0);
+    CHECK(hear(fd, got + 1, BIG - 1) == BIG - 1 && memcmp(got, big, BIG) == 0);
     CHECK(hears_end(fd) && hears_end(idle));
     close(fd);
     close(idle);
@@ -505,6 +502,8 @@ static void test_stop_flushes(void)
 
 int main(void)
 {
+    for (size_t i = 0; i < BIG; i++)
+        big[i] = (char)(i * 2654435761u >> 24);
     test_queue();
     test_echo_and_end();
     test_reset_and_failure();
