@@ -162,17 +162,14 @@ class _Bell:
     that has become something else's. It does not block: a full pair is readable, which is all it is for.
     """
 
-    def __init__(self) -> None:
-        self.reader, self._writer = socket.socketpair()
-        self.reader.setblocking(False)
-        self._writer.setblocking(False)
+    def __init__(self, reader: socket.socket, writer: socket.socket) -> None:
+        self.reader, self._writer = reader, writer
+        reader.setblocking(False)
+        writer.setblocking(False)
 
     def ring(self) -> None:
         with contextlib.suppress(BlockingIOError):
             self._writer.send(b"\0")
-
-    def silence(self) -> None:
-        self.reader.recv(4096)
 
     def close(self) -> None:
         self.reader.close()
@@ -212,7 +209,7 @@ class Loop:
         self._listener: socket.socket
         self._interrupts: socket.socket
         self._borrowed: list[socket.socket] = []  # these two: their descriptors are not ours to close
-        self._bell: _Bell | None = _Bell()
+        self._bell: _Bell | None = _Bell(*socket.socketpair())
         self._selector = selectors.DefaultSelector()  # a key's data: a connection, or what is to be called
         self._abandoned = False
 
@@ -272,7 +269,7 @@ class Loop:
         self._check_fork()
         assert self._bell is not None
         self._listener = self._borrow(self._fds[0])
-        self._selector.register(self._bell.reader, _READ, self._bell.silence)
+        self._selector.register(self._bell.reader, _READ, self._rang)
         if self._fds[1] != -1:
             self._interrupts = self._borrow(self._fds[1])
             self._selector.register(self._interrupts, _READ, self._interrupt)
@@ -450,15 +447,12 @@ class Loop:
         if conn.decoder is None:
             self._call("handle", self._handle, conn, data)
         else:
-            self._decode(conn, conn.decoder, data, self._handle)
+            self._deliver(conn, conn.decoder, data, self._handle)
 
-    def _decode(self, conn: _Connection, decoder: Decoder, data: bytes, handle: Handle) -> None:
+    def _deliver(self, conn: _Connection, decoder: Decoder, data: bytes, handle: Handle) -> None:
         """Hand over the messages that `data` completes. A bad one behind them ends the connection."""
-        bad: FrameError | None = None
         try:
-            messages = _replies.parse_messages(decoder.feed(data))
-        except FrameError as error:
-            bad, messages = error, error.messages
+            messages, bad = _decode(decoder, data)
         except Exception as error:
             self._failed("handle", conn, error)
             return
@@ -481,7 +475,7 @@ class Loop:
                 return
         self._close(conn, conn.reason)
 
-    # Calling back: here, in _connected, _decode, _close and _tick. After a callback nothing is taken
+    # Calling back: here, in _connected, _deliver, _close and _tick. After a callback nothing is taken
     # for granted: the connection may have been closed, and the process may be a forked child.
 
     def _call(self, name: str, callback: Callable[..., Any], conn: _Connection, *args: Any) -> None:
@@ -686,6 +680,10 @@ class Loop:
             conn.asked = False
             self._call("handle", self._handle, conn, b"" if conn.decoder is None else [])
 
+    def _rang(self) -> None:
+        assert self._bell is not None
+        self._bell.reader.recv(4096)
+
     # Time
 
     def _expire(self, now: float) -> None:
@@ -727,6 +725,14 @@ def _parse(callback: str, reply: Any) -> tuple[Sequence[bytes | memoryview], boo
     """Return what `_replies.parse` does, but the pieces as octets."""
     pieces, keepopen = _replies.parse(callback, reply)
     return [piece if type(piece) is bytes else _octets(piece) for piece in pieces], keepopen
+
+
+def _decode(decoder: Decoder, data: bytes) -> tuple[list[Any], FrameError | None]:
+    """Return the complete messages, and what is wrong with the one behind them."""
+    try:
+        return _replies.parse_messages(decoder.feed(data)), None
+    except FrameError as error:
+        return error.messages, error
 
 
 def _octets(piece: BytesLike) -> bytes | memoryview:

@@ -300,7 +300,7 @@ class Client:
     def incr(self, args: list[bytes]) -> bytes:
         key = args[1]
         step = integer(args[2]) if len(args) == 3 else 1
-        if args[0][:1] in b"dD":
+        if args[0][0] in b"dD":
             step = -step
             if step not in INT64:
                 raise Error(b"ERR decrement would overflow")
@@ -383,7 +383,7 @@ class Client:
 
     def deadline(self, command: bytes, option: bytes, number: bytes, least: int = INT64[0]) -> int:
         """Return a time in milliseconds since 1970, from one that is given as EX, PX, EXAT or PXAT are."""
-        time = integer(number) * (1 if option[:1] in b"pP" else 1000)
+        time = integer(number) * (1 if option[0] in b"pP" else 1000)
         deadline = time if option[-2:].upper() == b"AT" else time + self.db.now
         if time < least or time not in INT64 or deadline not in INT64:
             raise Error(b"ERR invalid expire time in '%b' command" % command.lower())
@@ -397,7 +397,7 @@ class Client:
         if key not in self.db.deadlines:
             return resp.integer(-1)
         left = self.db.deadlines[key] - self.db.now
-        return resp.integer(left if name[:1] in b"pP" else (left + 500) // 1000)
+        return resp.integer(left if name[0] in b"pP" else (left + 500) // 1000)
 
     @command("persist", 2, writes=True)
     def persist(self, args: list[bytes]) -> bytes:

@@ -122,8 +122,13 @@ def test_ipv6_host_and_port(suffix: str, net: str, addr: str) -> None:
 
 def test_tcp6_is_ipv6_alone(suffix: str) -> None:
     port = free_port(socket.AF_INET6)
-    with live("tcp6" + suffix, addr=f":{port}"), pytest.raises(ConnectionRefusedError):
-        connect(("127.0.0.1", port))
+
+    def ticker(ctx: Any) -> bool:
+        with connect(("::1", port)), pytest.raises(ConnectionRefusedError):
+            connect(("127.0.0.1", port))
+        return False
+
+    evio.serve("tcp6" + suffix, f":{port}", ticker=ticker)
 
 
 def test_unix_path_is_unlinked_at_return(unix: str, tmp_path: Path) -> None:
@@ -137,17 +142,24 @@ def test_unix_path_is_unlinked_at_return(unix: str, tmp_path: Path) -> None:
 
 def test_unix_path_that_became_another_is_left_alone(unix: str, tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    with live(unix, addr=str(path)):
+
+    def ticker(ctx: Any) -> bool:
         path.unlink()
         path.write_text("another's")
+        return False
+
+    evio.serve(unix, str(path), ticker=ticker)
     assert path.read_text() == "another's"
 
 
 def test_relative_unix_path_after_chdir(unix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ticker(ctx: Any) -> bool:
+        assert Path("socket").is_socket()
+        monkeypatch.chdir("/")
+        return False
+
     monkeypatch.chdir(tmp_path)
-    with live(unix, addr="socket"):
-        (tmp_path / "elsewhere").mkdir()
-        monkeypatch.chdir(tmp_path / "elsewhere")
+    evio.serve(unix, "socket", ticker=ticker)
     assert not (tmp_path / "socket").exists()
 
 

@@ -15,7 +15,7 @@ SIZE = 16_000_000  #: more than the kernel takes at once
 
 
 class ClearsItself(list[bytes]):
-    """A list that is empty once its first item has been read."""
+    """A list that is empty once whoever iterates over it has seen its first item."""
 
     def __iter__(self) -> Iterator[bytes]:
         for item in super().__iter__():
