@@ -451,19 +451,25 @@ class Loop:
 
     def _deliver(self, conn: _Connection, decoder: Decoder, data: bytes, handle: Handle) -> None:
         """Hand over the messages that `data` completes. A bad one behind them ends the connection."""
+        bad: FrameError | None = None
         try:
-            messages, bad = _decode(decoder, data)
+            messages = _replies.parse_messages(decoder.feed(data))
+        except FrameError as error:
+            bad, messages = error, error.messages
         except Exception as error:
             self._failed("handle", conn, error)
             return
         self._check_fork()
-        if messages:
-            self._call("handle", handle, conn, messages)
-        if bad is not None and conn.state == _OPEN:
-            self._obey("handle", conn, bad.reply)
-            if conn.state == _OPEN:
+        try:
+            if messages:
+                self._call("handle", handle, conn, messages)
+            if bad is not None and conn.state == _OPEN:
+                self._obey("handle", conn, bad.reply)
+            if bad is not None and conn.state == _OPEN:
                 conn.reason = bad
                 self._leave_at_our_wish(conn)
+        finally:
+            del bad  # its traceback leads back here: a cycle
 
     def _drain(self, conn: _Connection, until_quiet: bool = False) -> None:
         """Read and drop. To close with unread input would make the kernel take the last replies back."""
@@ -725,14 +731,6 @@ def _parse(callback: str, reply: Any) -> tuple[Sequence[bytes | memoryview], boo
     """Return what `_replies.parse` does, but the pieces as octets."""
     pieces, keepopen = _replies.parse(callback, reply)
     return [piece if type(piece) is bytes else _octets(piece) for piece in pieces], keepopen
-
-
-def _decode(decoder: Decoder, data: bytes) -> tuple[list[Any], FrameError | None]:
-    """Return the complete messages, and what is wrong with the one behind them."""
-    try:
-        return _replies.parse_messages(decoder.feed(data)), None
-    except FrameError as error:
-        return error.messages, error
 
 
 def _octets(piece: BytesLike) -> bytes | memoryview:

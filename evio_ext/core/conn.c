@@ -514,15 +514,28 @@ int64_t evio__conns_deadline(const struct evio__conns *conns)
     return deadline;
 }
 
+/* The poller tells late of room in a nearly full buffer. Whether the peer has taken something after
+ * all, which has restarted the connection's clock, or closed the connection. */
+static bool has_moved(struct evio_conn *conn)
+{
+    size_t before = conn->out.nbytes;
+    if (before == 0)
+        return false;
+    flush(conn);
+    return conn->state == EVIO__CLOSED || conn->out.nbytes < before;
+}
+
 void evio__conns_expire(struct evio__conns *conns)
 {
     struct evio_conn *conn;
     while ((conn = first(&conns->idle)) != NULL &&
            conn->since + conns->options->idle_ns <= conns->now)
-        close_conn(conn, EVIO_END_IDLE);
+        if (!has_moved(conn))
+            close_conn(conn, EVIO_END_IDLE);
     while ((conn = first(&conns->linger)) != NULL &&
            conn->since + conns->options->linger_ns <= conns->now)
-        close_conn(conn, conn->state == EVIO__FLUSHING ? EVIO_END_LINGER : 0);
+        if (!has_moved(conn))
+            close_conn(conn, conn->state == EVIO__FLUSHING ? EVIO_END_LINGER : 0);
 }
 
 /* stopping */

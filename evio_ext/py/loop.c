@@ -242,7 +242,7 @@ static int woken(void *server, evio_conn *conn)
 static PyObject *end_as_object(LoopObject *self, evio_conn *conn, int end)
 {
     PyObject *reason = evio_conn_user(conn)->reason;
-    if (reason != NULL)
+    if (reason != NULL && (end == 0 || end == EVIO_END_FAILED))
         return Py_NewRef(reason);
     switch (end) {
     case 0:

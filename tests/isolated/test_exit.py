@@ -27,6 +27,7 @@ def test_exit_beside_a_server_and_threads_that_wake_it(tcp: str, run: int) -> No
                 wake()
                 wake(b"data")
 
+    sys.setswitchinterval(1e-4)  # more races in less time
     with listener(tcp) as sock, connect(sock) as client:
         threading.Thread(target=evio.serve, args=(tcp, sock, echo, accept), daemon=True).start()
         for _ in range(8):

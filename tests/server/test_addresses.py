@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import re
 import socket
 import sys
@@ -18,10 +19,15 @@ from harness import connect, descriptors, echo, exchange, listener, live, receiv
 import evio
 
 
-def free_port(family: socket.AddressFamily = socket.AF_INET) -> int:
-    with socket.socket(family) as sock:
-        sock.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
-        return int(sock.getsockname()[1])
+def free_port() -> int:
+    """Return a port that is free, and not one of those that systems give to clients."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with (
+            contextlib.suppress(OSError),
+            socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True),
+        ):
+            return port
 
 
 @contextlib.contextmanager
@@ -115,13 +121,13 @@ def test_host_and_port(suffix: str, base: str, host: str) -> None:
 
 @pytest.mark.parametrize(("net", "addr"), [("tcp", "[::1]:"), ("tcp6", "[::1]:"), ("tcp6", ":"), ("tcp", ":")])
 def test_ipv6_host_and_port(suffix: str, net: str, addr: str) -> None:
-    port = free_port(socket.AF_INET6)
+    port = free_port()
     with live(net + suffix, echo, addr=f"{addr}{port}"), connect(("::1", port)) as client:
         assert exchange(client, b"hello") == b"hello"
 
 
 def test_tcp6_is_ipv6_alone(suffix: str) -> None:
-    port = free_port(socket.AF_INET6)
+    port = free_port()
 
     def ticker(ctx: Any) -> bool:
         with connect(("::1", port)), pytest.raises(ConnectionRefusedError):
@@ -213,6 +219,12 @@ def serve_in_vain(net: str, addr: str) -> OSError:
 def test_tcp_address_in_use(tcp: str) -> None:
     with listener(tcp) as sock:
         error = serve_in_vain(tcp, f"127.0.0.1:{sock.getsockname()[1]}")
+        assert error.errno == errno.EADDRINUSE
+
+
+def test_empty_host_with_the_port_in_use_by_an_ipv6_server(tcp: str) -> None:
+    with listener6("::") as sock:
+        error = serve_in_vain(tcp, f":{sock.getsockname()[1]}")
         assert error.errno == errno.EADDRINUSE
 
 

@@ -151,11 +151,11 @@ def test_peer_that_takes_nothing_of_its_last_reply_is_cut(tcp: str) -> None:
 
 
 def test_peer_that_takes_its_last_reply_slowly_is_not_cut(tcp: str) -> None:
-    with live(tcp, lambda id, data, ctx: (bytes(32 * MIB), False), linger=0.6) as server:
+    with live(tcp, lambda id, data, ctx: (bytes(32 * MIB), False), linger=0.5) as server:
         client = server.connect()
         client.sendall(b"?")
         nbytes, started = 0, time.monotonic()
-        while time.monotonic() - started < 1.5:
+        while time.monotonic() - started < 1.1:
             nbytes += len(receive(client, MIB))  # the pace of a slow peer
             time.sleep(0.1)
         assert nbytes + len(receive_all(client)) == 32 * MIB

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+import pytest
 from harness import echo, exchange, live, receive, receive_all
 
 import evio
@@ -166,6 +167,41 @@ def test_decoder_that_raises_has_failed_as_handle_has(net: str) -> None:
         assert record.exc_info is not None
         assert record.exc_info[1] is error
         assert exchange(other, b"x ") == b"X "
+
+
+@pytest.mark.parametrize("messages", ["text", 5, None, {}, iter([b"x"])], ids=repr)
+def test_decoder_that_returns_no_list_has_failed_as_handle_has(tcp: str, messages: Any) -> None:
+    class Returning:
+        def decoder(self) -> Returning:
+            return self
+
+        def feed(self, data: bytes) -> Any:
+            return messages
+
+    with live(tcp, upper, frame=Returning()) as server:
+        server.connect().sendall(b"x")
+        error = server.wait_closed(1)
+        assert type(error) is TypeError
+        kind = type(messages).__name__
+        assert str(error) == f"feed() returned {kind}; it must return the list of complete messages"
+        assert len(server.take_records()) == 1
+
+
+def test_decoder_that_cannot_be_made_closes_that_connection_alone(tcp: str) -> None:
+    class Once:
+        def __init__(self) -> None:
+            self._decoders = [WordDecoder()]
+
+        def decoder(self) -> WordDecoder:
+            return self._decoders.pop()
+
+    with live(tcp, upper, accept=None, frame=Once()) as server:
+        client = server.connect()
+        assert exchange(client, b"x ") == b"X "
+        server.connect()
+        assert isinstance(server.wait_closed(2), IndexError)
+        assert len(server.take_records()) == 1
+        assert exchange(client, b"y ") == b"Y "
 
 
 def test_messages_before_the_peers_eof_are_delivered(net: str) -> None:

@@ -92,8 +92,8 @@ BAD: list[tuple[str, Callable[[], Any], str]] = [
 @pytest.mark.parametrize(("make", "sent", "stays_open"), [form[1:] for form in FORMS], ids=[form[0] for form in FORMS])
 @pytest.mark.parametrize("callback", ["handle", "accept"])
 def test_form(tcp: str, callback: str, make: Callable[[], Any], sent: bytes, stays_open: bool) -> None:
-    def accept(*args: Any) -> Any:
-        return make() if callback == "accept" else None
+    def accept(id: int, *args: Any) -> Any:
+        return make() if callback == "accept" and id == 2 else None
 
     asked: list[int] = []
 
@@ -104,6 +104,8 @@ def test_form(tcp: str, callback: str, make: Callable[[], Any], sent: bytes, sta
         return make()
 
     with live(tcp, handle, accept) as server:
+        other = server.connect()
+        assert exchange(other, b"x") == b"x"
         client = server.connect()
         if callback == "handle":
             client.sendall(b"?")
@@ -114,7 +116,8 @@ def test_form(tcp: str, callback: str, make: Callable[[], Any], sent: bytes, sta
         else:
             assert client.recv(1) == b""
             client.close()
-            assert server.wait_closed(1) is None
+            assert server.wait_closed(2) is None
+        assert exchange(other, b"y") == b"y"
 
 
 @pytest.mark.parametrize(("make", "text"), [bad[1:] for bad in BAD], ids=[bad[0] for bad in BAD])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import Callable
@@ -53,7 +52,7 @@ def test_ticker_runs_60_times_a_second_while_there_is_traffic(tcp: str, traffic:
         actions[traffic]()
         server.wait(lambda: server.ticks > 2)
         first, started = server.ticks, time.monotonic()
-        while time.monotonic() < started + 1:
+        while time.monotonic() < started + 0.7:
             actions[traffic]()
             time.sleep(0.05)
         rate = (server.ticks - first) / (time.monotonic() - started)
@@ -65,7 +64,7 @@ def test_ticker_runs_60_times_a_second_under_full_load(tcp: str) -> None:
         client = server.connect()
         exchange(client, b"x")
         first, started = server.ticks, time.monotonic()
-        while time.monotonic() < started + 1:
+        while time.monotonic() < started + 0.7:
             exchange(client, b"x")
         rate = (server.ticks - first) / (time.monotonic() - started)
         assert 40 <= rate <= 62
@@ -76,10 +75,8 @@ def test_ticker_runs_once_a_second_while_nothing_happens(tcp: str) -> None:
     with live(tcp, echo, ticker=lambda ctx: times.append(time.monotonic())) as server:
         exchange(server.connect(), b"x")
         quiet = time.monotonic() + 1.1
-        server.wait(lambda: len(times) > 2 and times[-2] > quiet)
-        gaps = [later - earlier for earlier, later in itertools.pairwise(times) if earlier > quiet]
-    assert gaps
-    assert all(0.9 < gap < 1.5 for gap in gaps)
+        server.wait(lambda: times[-1] > quiet)
+        assert 0.9 < times[-1] - times[-2] < 1.5
 
 
 def test_ticker_wakes_up_with_the_traffic(tcp: str) -> None:
@@ -156,8 +153,8 @@ def test_loop_sleeps_beside(tcp: str, state: str) -> None:
         server.wait(lambda: 2 in server.accepted)
         time.sleep(0.1)  # let it come to rest
         used = time.process_time()
-        time.sleep(0.5)  # what is measured: 30 ticks
-        assert time.process_time() - used < 0.1
+        time.sleep(0.3)  # what is measured: 18 ticks
+        assert time.process_time() - used < 0.06
 
 
 def test_idle_connection_is_a_timeout_error(tcp: str) -> None:
@@ -256,8 +253,9 @@ def test_stop_sends_what_wakes_have_queued(net: str) -> None:
     def accept(id: int, addr: str, wake: evio.Wake, ctx: Any) -> None:
         server_wakes.append(wake)
 
-    with live(net, lambda id, data, ctx: b"words", accept, ticker=ticker) as server:
+    with live(net, lambda id, data, ctx: None if data else b"words", accept, ticker=ticker) as server:
         client = server.connect()
+        client.sendall(b"x")
         assert receive_all(client) == b"last words"
         assert server.join() is None
 

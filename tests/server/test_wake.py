@@ -224,7 +224,9 @@ def test_wake_is_false_after_closed(net: str) -> None:
         answers.append((server.wakes[id](), server.wakes[id](b"data")))
 
     with live(net, echo, closed=closed) as server:
-        server.connect().close()
+        client = server.connect()
+        exchange(client, b"x")
+        client.close()
         server.wait_closed(1)
         assert server.wakes[1]() is False
         assert server.wakes[1](b"data") is False
@@ -330,7 +332,8 @@ def test_cycle_of_ctx_and_wake_is_collected(tcp: str) -> None:
 
     def serve() -> tuple[weakref.ref[Thing], weakref.ref[evio.Wake]]:
         ctx = Thing()
-        with listener(tcp) as sock, connect(sock):
+        with listener(tcp) as sock, connect(sock) as client:
+            client.sendall(b"x")
             evio.serve(tcp, sock, ctx.handle, accept, ticker=lambda ctx: not hasattr(ctx, "wake"), ctx=ctx)
         return weakref.ref(ctx), weakref.ref(ctx.wake)
 

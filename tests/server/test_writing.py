@@ -91,7 +91,7 @@ def stays(value: Callable[[], object]) -> bool:
 
 
 def test_client_that_sends_and_does_not_read_is_stopped_by_itself(net: str) -> None:
-    stream, received = os.urandom(64 * MIB), 0
+    stream, received = os.urandom(MIB + 1) * 64, 0
 
     def handle(id: int, data: bytes, ctx: Any) -> bytes:
         nonlocal received
@@ -111,7 +111,7 @@ def test_client_that_sends_and_does_not_read_is_stopped_by_itself(net: str) -> N
 
 
 def test_reading_pauses_and_resumes_over_and_over(net: str) -> None:
-    stream = os.urandom(32 * MIB)
+    stream = os.urandom(MIB + 1) * 32
     with live(net, echo) as server, ThreadPoolExecutor(1) as pool:
         client = server.connect()
         sending = pool.submit(client.sendall, stream)
