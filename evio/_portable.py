@@ -553,10 +553,10 @@ class Loop:
         self._sending = None
         if room < _SEND_MAX and conn.state != _CLOSED:
             self._moved = True
-            if self._idle.seconds:
-                self._idle.begin(conn)
             if self._lingering.due(conn) != inf:
                 self._lingering.begin(conn)
+            elif self._idle.seconds:
+                self._idle.begin(conn)
 
     # States: OPEN, FLUSHING, perhaps DRAINING, CLOSED; and from each to CLOSED at once.
 
@@ -569,6 +569,7 @@ class Loop:
         if conn.state == _OPEN:
             self._leave(conn, calls=False)
         if conn.state == _FLUSHING:
+            self._idle.end(conn)
             self._lingering.begin(conn)
 
     def _settle(self, conn: _Connection) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ Reply: TypeAlias = "BytesLike | list[Any] | bool | tuple[Send, bool] | None"
 class Decoder(Protocol):
     """Turns the pieces of one connection's stream into messages."""
 
-    def feed(self, data: bytes, /) -> Sequence[Any]: ...
+    def feed(self, data: bytes, /) -> list[Any]: ...
 
 
 class Frame(Protocol):
