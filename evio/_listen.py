@@ -20,6 +20,7 @@ _FAMILIES: dict[str, tuple[Any, ...]] = {
     "tcp6": (socket.AF_INET6,),
     "unix": (_AF_UNIX,),
 }
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)  # what binding says where a kernel has IPv6 switched off
 _COMPAT = "-compat"
 _NETS = [*_FAMILIES, *(name + _COMPAT for name in _FAMILIES)]
 
@@ -124,8 +125,11 @@ def _split(addr: str) -> tuple[str, int]:
 def _bind_tcp(net: str, host: str, port: int) -> socket.socket:
     if net == "tcp" and not host:
         if socket.has_dualstack_ipv6():
-            with contextlib.suppress(OSError):  # a kernel with IPv6 off: the IPv4 try tells of any other trouble
+            try:
                 return _create(socket.AF_INET6, ("::", port), dualstack=True)
+            except OSError as error:
+                if error.errno not in _NO_IPV6:
+                    raise
         return _create(socket.AF_INET, ("0.0.0.0", port))
     families = _FAMILIES[net]
     family = socket.AF_UNSPEC if net == "tcp" else families[0]
