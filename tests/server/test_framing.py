@@ -234,3 +234,19 @@ def test_ready_made_redis_commands(net: str) -> None:
 def test_without_frame_data_is_bytes(net: str) -> None:
     with live(net, echo, frame=None) as server:
         assert exchange(server.connect(), b"no frame") == b"no frame"
+
+
+class Refusing:
+    """A frame whose decoder refuses everything, with a reply larger than any socket buffer."""
+
+    def decoder(self) -> Refusing:
+        return self
+
+    def feed(self, data: bytes) -> list[bytes]:
+        raise evio.FrameError("refused", reply=bytes(32 << 20))
+
+
+def test_what_loses_the_reply_of_a_frame_error_is_what_ended_the_connection(net: str) -> None:
+    with live(net, frame=Refusing(), linger=0.2) as server:
+        server.connect().sendall(b"?")  # and nothing is read
+        assert type(server.wait_closed(1)) is TimeoutError
