@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import traceback
 from errno import ECONNRESET, EPIPE
 
 logger = logging.getLogger("evio")
@@ -37,9 +38,18 @@ def overflow_error(max_pending: int) -> BufferError:
 
 def log_failure(callback: str, id: int, error: BaseException) -> None:
     """Log what a callback raised, with its traceback."""
-    logger.error("%s() failed for connection %d", callback, id, exc_info=error)
+    _log(logging.ERROR, "%s() failed for connection %d", callback, id, error=error)
 
 
 def log_accept_paused(errno: int) -> None:
     """Log that no connection can be accepted for now; once for each episode."""
-    logger.warning("accepting is paused, clients wait in the backlog: %s", os.strerror(errno))
+    _log(logging.WARNING, "accepting is paused, clients wait in the backlog: %s", os.strerror(errno))
+
+
+def _log(level: int, message: str, *args: object, error: BaseException | None = None) -> None:
+    try:
+        logger.log(level, message, *args, exc_info=error)
+    except Exception:
+        # A handler of the user's has failed, which is no reason for a server to. Told as logging itself does.
+        if logging.raiseExceptions:
+            traceback.print_exc()

@@ -201,6 +201,8 @@ static ssize_t send_pieces(struct evio_conn *conn, const evio_piece *pieces, siz
         return evio__send(conn->fd, pieces->data, total < SEND_MAX ? total : SEND_MAX);
     if (total <= BUFFER_SIZE) { /* one copy costs less than the kernel's walk over many parts */
         for (size_t i = 0; i < count; i++) {
+            if (pieces[i].nbytes == 0)
+                continue; /* its data may be NULL, which memcpy must not see */
             memcpy(buffer + sent, pieces[i].data, pieces[i].nbytes);
             sent += pieces[i].nbytes;
         }

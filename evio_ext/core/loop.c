@@ -320,12 +320,14 @@ static void start(struct evio_loop *loop)
         watch_listener(loop);
 }
 
-/* A `stop` from here on is a second one: what is left is cut. */
+/* A `stop` from here on is a second one: what is left is cut. So it is if polling fails (again). */
 static void stop(struct evio_loop *loop)
 {
     struct evio__conns *conns = &loop->conns;
-    if (loop->abandoned || loop->error != 0)
+    int error = loop->error;
+    if (loop->abandoned)
         return;
+    loop->error = 0;
     conns->stop = false;
     conns->stopping = true;
     loop->stop_by = evio__now() + loop->options.linger_ns;
@@ -333,6 +335,8 @@ static void stop(struct evio_loop *loop)
     evio__conns_stop(conns, loop->orderly);
     while (conns->count > 0 && !conns->stop && loop->error == 0 && evio__now() < loop->stop_by)
         turn(loop);
+    if (error != 0)
+        loop->error = error;
 }
 
 int evio_loop_run(evio_loop *loop)

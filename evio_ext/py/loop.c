@@ -71,6 +71,14 @@ static bool is_fatal(LoopObject *self)
     return self->abandoned || !PyErr_ExceptionMatches(PyExc_Exception);
 }
 
+/* Puts a new reference, or NULL, into one of a connection's words. */
+static void set_word(void **word, PyObject *value)
+{
+    PyObject *old = *word;
+    *word = value;
+    Py_XDECREF(old);
+}
+
 /* Calls a function of evio._faults that logs; takes over `result`, what it returned. */
 static int logged(LoopObject *self, PyObject *result)
 {
@@ -95,7 +103,7 @@ static int callback_failed(LoopObject *self, evio_conn *conn, const char *callba
     int verdict =
         logged(self, PyObject_CallFunction(self->state->log_failure, "sKO", callback,
                                            (unsigned long long)evio_conn_id(conn), exception));
-    Py_XSETREF(*(PyObject **)&user->reason, exception);
+    set_word(&user->reason, exception);
     return verdict == EVIO_STOP ? EVIO_STOP : EVIO_FAIL;
 }
 
@@ -172,7 +180,7 @@ static int bad_frame(LoopObject *self, evio_conn *conn)
             verdict = obey(self, conn, "handle", Py_NewRef(reply));
     }
     if (verdict == EVIO_KEEP) {
-        Py_XSETREF(*(PyObject **)&evio_conn_user(conn)->reason, Py_NewRef(error));
+        set_word(&evio_conn_user(conn)->reason, Py_NewRef(error));
         verdict = EVIO_CLOSE;
     }
     Py_XDECREF(reply);
@@ -263,24 +271,26 @@ static PyObject *end_as_object(LoopObject *self, evio_conn *conn, int end)
 static int call_closed(LoopObject *self, evio_conn *conn, int end)
 {
     evio_user *user = evio_conn_user(conn);
-    PyObject *error = end_as_object(self, conn, end);
+    int verdict = EVIO_KEEP;
+    PyObject *result = NULL, *error = end_as_object(self, conn, end);
+    if (error == NULL && is_fatal(self)) { /* Ctrl-C came in the middle of it */
+        verdict = stop_with_exception(self);
+        error = end_as_object(self, conn, end);
+    }
     if (error == NULL) /* no memory to say what happened: say that */
         error = take_exception();
     if (user->id == NULL)
         user->id = PyLong_FromUnsignedLongLong(evio_conn_id(conn));
-    PyObject *result = NULL;
     if (user->id != NULL) {
         PyObject *args[] = {NULL, user->id, error, self->ctx};
         result =
             PyObject_Vectorcall(self->closed, args + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     }
     Py_DECREF(error);
-    if (result == NULL) {
-        int verdict = callback_failed(self, conn, "closed");
-        return verdict == EVIO_STOP ? EVIO_STOP : EVIO_KEEP;
-    }
-    Py_DECREF(result);
-    return self->abandoned ? EVIO_STOP : EVIO_KEEP;
+    if (result == NULL && callback_failed(self, conn, "closed") == EVIO_STOP)
+        verdict = EVIO_STOP;
+    Py_XDECREF(result);
+    return self->abandoned ? EVIO_STOP : verdict;
 }
 
 static int closed(void *server, evio_conn *conn, int end)
@@ -290,9 +300,9 @@ static int closed(void *server, evio_conn *conn, int end)
     int verdict = self->abandoned ? EVIO_STOP : EVIO_KEEP;
     if (self->closed != NULL && !self->abandoned)
         verdict = call_closed(self, conn, end);
-    Py_CLEAR(*(PyObject **)&user->id);
-    Py_CLEAR(*(PyObject **)&user->decoder);
-    Py_CLEAR(*(PyObject **)&user->reason);
+    set_word(&user->id, NULL);
+    set_word(&user->decoder, NULL);
+    set_word(&user->reason, NULL);
     return verdict;
 }
 

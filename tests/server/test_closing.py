@@ -163,6 +163,31 @@ def test_peer_that_takes_its_last_reply_slowly_is_not_cut(tcp: str) -> None:
         assert server.wait_closed(1) is None
 
 
+def test_peer_slower_than_the_poller_tells_is_not_cut(tcp: str) -> None:
+    # The kernel reports room for more once a third of its buffer is free, which takes this peer
+    # several times `linger`.
+    with live(tcp, lambda id, data, ctx: (bytes(12_000_000), False), linger=0.2) as server:
+        client = server.connect()
+        client.sendall(b"?")
+        nbytes, started = 0, time.monotonic()
+        while time.monotonic() - started < 1:
+            nbytes += len(receive(client, 50_000))  # the pace of a slow peer
+            time.sleep(0.05)
+        assert nbytes + len(receive_all(client)) == 12_000_000
+        client.close()
+        assert server.wait_closed(1) is None
+
+
+def test_idle_timeout_gives_way_to_linger(net: str) -> None:
+    with live(net, lambda id, data, ctx: (bytes(32 * MIB), False), idle_timeout=0.2, linger=0.6) as server:
+        client = server.connect()
+        client.sendall(b"?")
+        assert receive(client, 1) == b"\0"
+        started = time.monotonic()
+        assert "last replies" in str(server.wait_closed(1))
+        assert time.monotonic() - started > 0.4
+
+
 def test_peer_that_keeps_sending_after_its_last_reply_is_cut(tcp: str) -> None:
     with live(tcp, bye, linger=0.3) as server:
         client = server.connect()

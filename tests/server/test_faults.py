@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import random
 import socket
 import sys
@@ -12,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from harness import DEADLINE, connect, descriptors, echo, exchange, listener, live, receive, receive_all
+from harness import DEADLINE, connect, descriptors, echo, exchange, listener, live, receive, receive_all, reset
 
 import evio
 
@@ -131,6 +133,42 @@ def test_exception_in_ticker_stops_and_is_raised(net: str) -> None:
         server.connect().sendall(b"fail")
         assert server.join() is error
         assert server.closed == dict.fromkeys(range(1, 5))
+
+
+def test_non_exception_while_an_error_is_made_stops_and_is_raised(tcp: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    strerror, errors = os.strerror, [KeyboardInterrupt("on purpose")]
+
+    def interrupted_once(number: int) -> str:
+        if errors:
+            raise errors.pop()
+        return strerror(number)
+
+    with live(tcp, echo) as server:
+        client = server.connect()
+        exchange(client, b"x")
+        monkeypatch.setattr("os.strerror", interrupted_once)
+        reset(client)
+        assert isinstance(server.join(), KeyboardInterrupt)
+        assert list(server.closed) == [1]
+
+
+def test_log_handler_that_raises_costs_nothing_else(tcp: str, capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ZeroDivisionError("in the log handler")
+
+    broken = Broken()
+    with live(tcp, lambda id, data, ctx: 1 // 0 if data == b"fail" else data) as server:
+        other = server.connect()
+        logging.getLogger("evio").addHandler(broken)
+        try:
+            server.connect().sendall(b"fail")
+            assert type(server.wait_closed(2)) is ZeroDivisionError
+        finally:
+            logging.getLogger("evio").removeHandler(broken)
+        assert exchange(other, b"hello") == b"hello"
+        server.take_records()
+    assert "in the log handler" in capsys.readouterr().err
 
 
 def test_pending_output_is_flushed_before_serve_raises(net: str) -> None:
