@@ -106,7 +106,7 @@ void evio_loop_abandon(evio_loop *loop)
     loop->conns.stop = true;
     evio__waker_end(loop->waker, true);
     evio__conns_abandon(&loop->conns);
-    evio__poll_close(&loop->poll);
+    evio__poll_abandon(&loop->poll);
 }
 
 const char *evio_poller(void)

@@ -29,6 +29,9 @@ struct evio__poll {
 int evio__poll_open(struct evio__poll *poll);
 void evio__poll_close(struct evio__poll *poll);
 
+/* In a forked child: lets go of the parent's poller, as far as the child has got it. */
+void evio__poll_abandon(struct evio__poll *poll);
+
 /* Changes what is watched of a descriptor from the mask `had` to `wants`; 0 is not at all. */
 int evio__poll_set(struct evio__poll *poll, int fd, unsigned had, unsigned wants, uint64_t tag);
 

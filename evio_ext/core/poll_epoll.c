@@ -22,6 +22,11 @@ void evio__poll_close(struct evio__poll *poll)
     poll->fd = -1;
 }
 
+void evio__poll_abandon(struct evio__poll *poll)
+{
+    evio__poll_close(poll);
+}
+
 int evio__poll_set(struct evio__poll *poll, int fd, unsigned had, unsigned wants, uint64_t tag)
 {
     struct epoll_event event = {.data.u64 = tag};

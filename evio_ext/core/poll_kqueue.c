@@ -33,6 +33,11 @@ void evio__poll_close(struct evio__poll *poll)
     poll->fd = -1;
 }
 
+void evio__poll_abandon(struct evio__poll *poll)
+{
+    poll->fd = -1; /* a child does not inherit a kqueue; the number may be another's already */
+}
+
 static int set_filter(struct evio__poll *poll, int fd, short filter, unsigned bit, unsigned had,
                       unsigned wants, uint64_t tag)
 {
