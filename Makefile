@@ -6,10 +6,12 @@ PYTHON := python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
-CORE := $(wildcard evio_ext/core/*.c)
+PURE := $(wildcard evio_ext/core/*.c evio_ext/frame/*.c)
 HEADERS := $(wildcard evio_ext/*/*.h)
 EXTENSION := $(wildcard evio_ext/*/*.c) $(HEADERS)
 C_TESTS := $(patsubst tests/c/%.c,build/c/%,$(wildcard tests/c/*.c))
+C_TEST_SOURCES := $(wildcard tests/c/*.[ch] tests/fuzz/*.c)
+FUZZ_SECONDS := 60
 
 CLANG := $(firstword $(wildcard /usr/bin/clang /usr/bin/clang-[1-9]*))
 WARNINGS := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
@@ -35,15 +37,20 @@ test: system-test check-c check-py ## run all tests; ARGS are pytest's arguments
 check-py: system-test build/native $(VENV)/test ## run the Python tests
 	$(PY) -m pytest $(ARGS)
 
-check-c: $(C_TESTS) ## run the tests of the C core, under sanitizers
+check-c: $(C_TESTS) build/replay_frames ## run the tests of the core and the framings, under sanitizers
 	@for test in $(C_TESTS); do echo "$$test"; "$$test" || exit; done
+	build/replay_frames tests/fuzz/corpus/*
+
+fuzz: build/fuzz_frames ## fuzz the framings for FUZZ_SECONDS; what it finds goes into build/corpus
+	@mkdir -p build/corpus
+	$< -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 -artifact_prefix=build/ build/corpus tests/fuzz/corpus
 
 lint: $(VENV)/lint ## check style, types and the C compilers' warnings
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) -m mypy --no-explicit-package-bases tests/typing/*.py
-	$(VENV)/bin/clang-format --dry-run -Werror $(EXTENSION) $(wildcard tests/c/*.[ch])
+	$(VENV)/bin/clang-format --dry-run -Werror $(EXTENSION) $(C_TEST_SOURCES)
 	@include="$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
 	for compiler in $(CC) $(CLANG); do for file in $(filter %.c,$(EXTENSION)); do \
 	    echo "$$compiler $$file"; \
@@ -70,9 +77,19 @@ build/native: $(EXTENSION) setup.py pyproject.toml $(VENV)/made
 	$(PY) setup.py --quiet build_ext --inplace
 	@mkdir -p $(@D) && touch $@
 
-build/c/%: tests/c/%.c $(wildcard tests/c/*.h) $(CORE) $(HEADERS) | system
+SANITIZED := -std=c11 -O1 -g -Wall -Wextra $(SANITIZERS) -pthread
+
+build/c/%: tests/c/%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system
 	@mkdir -p $(@D)
-	$(CC) -std=c11 -O1 -g -Wall -Wextra $(SANITIZERS) -pthread -Ievio_ext $< $(CORE) -o $@
+	$(CC) $(SANITIZED) $< $(PURE) -o $@
+
+build/replay_frames: $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system
+	@mkdir -p $(@D)
+	$(CC) $(SANITIZED) -DREPLAY tests/fuzz/fuzz_frames.c $(PURE) -o $@
+
+build/fuzz_frames: $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system-fuzz
+	@mkdir -p $(@D)
+	$(CLANG) $(SANITIZED) -fsanitize=fuzzer tests/fuzz/fuzz_frames.c $(PURE) -o $@
 
 # What has to be there before anything else. Asked each time: it takes a moment.
 
@@ -88,7 +105,7 @@ if not os.environ.get("EVIO_NO_EXTENSION"):
         missing["gcc"] = "a C compiler ($(firstword $(CC)))"
     if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
         missing["python3-dev"] = "Python's headers (Python.h)"
-for tool, package in ("redis-server", "redis-server"), ("redis-cli", "redis-tools"):
+for tool, package in ("redis-server", "redis-server"), ("redis-cli", "redis-tools"), ("clang", "clang"):
     if tool in sys.argv and shutil.which(tool) is None:
         missing[package] = tool
 if missing:
@@ -97,7 +114,8 @@ endef
 export SYSTEM
 
 system-test: TOOLS = redis-server redis-cli
-system system-test:
+system-fuzz: TOOLS = clang
+system system-test system-fuzz:
 	@command -v $(PYTHON) >/dev/null || { echo "Missing: $(PYTHON). On Debian and Ubuntu:"; \
 	    echo "    apt-get install python3 python3-dev python3-venv"; exit 1; } >&2
 	@$(PYTHON) -c "$$SYSTEM" $(TOOLS)

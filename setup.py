@@ -34,7 +34,7 @@ def extensions() -> list[Extension]:
     return [
         Extension(
             "evio._native",
-            sources=sorted(glob("evio_ext/core/*.c") + glob("evio_ext/py/*.c")),
+            sources=sorted(glob("evio_ext/*/*.c")),
             depends=["setup.py", *sorted(glob("evio_ext/*/*.h"))],
             include_dirs=["evio_ext"],
             define_macros=[("EVIO_FORCE_KQUEUE", "1")] if kqueue else [],

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _portable
+from ._extension import native
 
 if TYPE_CHECKING:
     from ._types import Accept, Closed, Frame, Handle, Ticker
@@ -53,13 +52,10 @@ class Loop(Protocol):
         """
 
 
-# A broken extension is an error that the user should see; only one that was never built is not.
-_native: Any = import_module("evio._native") if find_spec("evio._native") is not None else None
-
 #: What `tcp` runs on: "epoll", "kqueue" or "selectors".
-engine: str = _native.POLLER if _native is not None else "selectors"
+engine: str = native.POLLER if native is not None else "selectors"
 
 
 def loop_for(compat: bool) -> Callable[..., Loop]:
     """Return the class of loop that serves, the portable one where `compat` asks for it."""
-    return _portable.Loop if compat or _native is None else _native.Loop
+    return _portable.Loop if compat or native is None else native.Loop

@@ -20,7 +20,8 @@ from time import monotonic
 from typing import Any
 
 from . import _faults, _replies, _wake
-from ._frames import FrameError
+from ._decoders import FrameError
+from ._frames import portable_decoder
 from ._types import Accept, BytesLike, Closed, Decoder, Frame, Handle, Ticker
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -413,7 +414,7 @@ class Loop:
         self._conns[conn.id] = conn  # from here on `closed` will be called, so accept comes right behind
         if self._frame is not None:
             try:
-                conn.decoder = self._frame.decoder()
+                conn.decoder = portable_decoder(self._frame)
             except Exception as error:
                 self._failed("accept", conn, error)
                 return

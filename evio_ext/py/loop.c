@@ -189,11 +189,9 @@ static int bad_frame(LoopObject *self, evio_conn *conn)
     return verdict;
 }
 
-/* Hands the messages in `bytes` to handle. */
-static int decode(LoopObject *self, evio_conn *conn, PyObject *bytes)
+/* Hands over what a decoder has returned, taking it over; NULL is an exception. */
+static int deliver(LoopObject *self, evio_conn *conn, PyObject *messages)
 {
-    PyObject *messages =
-        PyObject_CallMethodOneArg(evio_conn_user(conn)->decoder, self->state->str_feed, bytes);
     if (messages == NULL) {
         if (!self->abandoned && PyErr_ExceptionMatches(self->state->FrameError))
             return bad_frame(self, conn);
@@ -212,21 +210,39 @@ static int decode(LoopObject *self, evio_conn *conn, PyObject *bytes)
     return verdict;
 }
 
-static int data(void *server, evio_conn *conn, const char *data, size_t nbytes, void *owner)
+/* What has been read, as an object, taking over its owner, if there is one. NULL with an exception set. */
+static PyObject *as_bytes(const char *data, size_t nbytes, void *owner)
 {
-    LoopObject *self = server;
-    if (self->handle == NULL) {
-        Py_XDECREF(owner);
-        return EVIO_KEEP;
-    }
     PyObject *bytes = owner;
     if (bytes == NULL)
         bytes = PyBytes_FromStringAndSize(data, (Py_ssize_t)nbytes);
     else if ((Py_ssize_t)nbytes < PyBytes_GET_SIZE(bytes))
         (void)_PyBytes_Resize(&bytes, (Py_ssize_t)nbytes); /* a failure shows as NULL */
+    return bytes;
+}
+
+static int data(void *server, evio_conn *conn, const char *data, size_t nbytes, void *owner)
+{
+    LoopObject *self = server;
+    PyObject *decoder = evio_conn_user(conn)->decoder;
+    if (self->handle == NULL) {
+        Py_XDECREF((PyObject *)owner);
+        return EVIO_KEEP;
+    }
+    if (decoder != NULL && decoder_check(self->state, decoder)) { /* straight from the buffer */
+        PyObject *messages = decoder_feed((DecoderObject *)decoder, data, nbytes);
+        Py_XDECREF((PyObject *)owner);
+        return deliver(self, conn, messages);
+    }
+    PyObject *bytes = as_bytes(data, nbytes, owner);
     if (bytes == NULL)
         return callback_failed(self, conn, "handle");
-    int verdict = self->frame == NULL ? call_handle(self, conn, bytes) : decode(self, conn, bytes);
+    int verdict;
+    if (decoder == NULL)
+        verdict = call_handle(self, conn, bytes);
+    else
+        verdict =
+            deliver(self, conn, PyObject_CallMethodOneArg(decoder, self->state->str_feed, bytes));
     Py_DECREF(bytes);
     return verdict;
 }

@@ -9,7 +9,12 @@ static const struct {
     const char *module, *name;
     size_t offset;
 } imports[] = {
-    {"evio._frames", "FrameError", offsetof(module_state, FrameError)},
+    {"evio._decoders", "FrameError", offsetof(module_state, FrameError)},
+    {"evio._decoders", "line_too_long", offsetof(module_state, line_too_long)},
+    {"evio._decoders", "message_too_long", offsetof(module_state, message_too_long)},
+    {"evio._decoders", "check_fed", offsetof(module_state, check_fed)},
+    {"evio._resp", "bad_request", offsetof(module_state, bad_request)},
+    {"evio._resp", "intern_name", offsetof(module_state, intern_name)},
     {"evio._replies", "parse", offsetof(module_state, parse)},
     {"evio._replies", "parse_tick", offsetof(module_state, parse_tick)},
     {"evio._replies", "parse_messages", offsetof(module_state, parse_messages)},
@@ -30,9 +35,8 @@ static const struct {
     {"feed", offsetof(module_state, str_feed)},
     {"messages", offsetof(module_state, str_messages)},
     {"reply", offsetof(module_state, str_reply)},
+    {"protocol", offsetof(module_state, str_protocol)},
 };
-
-#define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static PyObject **member(module_state *state, size_t offset)
 {
@@ -61,6 +65,17 @@ static PyObject *make_breathe(void)
     return function;
 }
 
+static int add_decoders(PyObject *module, module_state *state)
+{
+    for (size_t i = 0; i < DECODERS; i++) {
+        PyObject *type = PyType_FromModuleAndSpec(module, decoder_specs[i], NULL);
+        state->decoder_types[i] = (PyTypeObject *)type;
+        if (type == NULL || PyModule_AddType(module, state->decoder_types[i]) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 static int module_exec(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
@@ -77,8 +92,11 @@ static int module_exec(PyObject *module)
         *member(state, strings[i].offset) = value;
     }
     state->empty = PyBytes_FromStringAndSize(NULL, 0);
+    state->nulls[0] = PyBytes_FromString("$-1\r\n");
+    state->nulls[1] = PyBytes_FromString("_\r\n");
     state->breathe = make_breathe();
-    if (state->empty == NULL || state->breathe == NULL)
+    if (state->empty == NULL || state->nulls[0] == NULL || state->nulls[1] == NULL ||
+        state->breathe == NULL)
         return -1;
     PyObject *base = import_name("evio._wake", "Wake");
     if (base == NULL)
@@ -89,7 +107,8 @@ static int module_exec(PyObject *module)
     if (state->Wake_type == NULL || state->Loop_type == NULL)
         return -1;
     if (PyModule_AddType(module, state->Wake_type) < 0 ||
-        PyModule_AddType(module, state->Loop_type) < 0)
+        PyModule_AddType(module, state->Loop_type) < 0 || add_decoders(module, state) < 0 ||
+        encoders_add(module) < 0)
         return -1;
     return PyModule_AddStringConstant(module, "POLLER", evio_poller());
 }
@@ -100,6 +119,10 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->Loop_type);
     Py_VISIT(state->Wake_type);
     Py_VISIT(state->breathe);
+    for (size_t i = 0; i < DECODERS; i++)
+        Py_VISIT(state->decoder_types[i]);
+    for (size_t i = 0; i < ENCODERS; i++)
+        Py_VISIT(state->encoders[i]);
     for (size_t i = 0; i < COUNT(imports); i++)
         Py_VISIT(*member(state, imports[i].offset));
     return 0;
@@ -111,7 +134,13 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->Loop_type);
     Py_CLEAR(state->Wake_type);
     Py_CLEAR(state->empty);
+    Py_CLEAR(state->nulls[0]);
+    Py_CLEAR(state->nulls[1]);
     Py_CLEAR(state->breathe);
+    for (size_t i = 0; i < DECODERS; i++)
+        Py_CLEAR(state->decoder_types[i]);
+    for (size_t i = 0; i < ENCODERS; i++)
+        Py_CLEAR(state->encoders[i]);
     for (size_t i = 0; i < COUNT(imports); i++)
         Py_CLEAR(*member(state, imports[i].offset));
     for (size_t i = 0; i < COUNT(strings); i++)
@@ -121,7 +150,10 @@ static int module_clear(PyObject *module)
 
 static void module_free(void *module)
 {
+    module_state *state = PyModule_GetState(module);
     (void)module_clear(module);
+    for (size_t i = 0; i < ENCODERS; i++)
+        Py_CLEAR(state->docs[i]);
 }
 
 static PyModuleDef_Slot module_slots[] = {

@@ -1,4 +1,4 @@
-"""`frame=`: a user's own decoder turns pieces into messages."""
+"""`frame=`: a decoder, evio's or a user's own, turns pieces into messages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from harness import echo, exchange, live, receive, receive_all
+from unit.codecs import flat
 
 import evio
+from evio._frames import Framing
 
 Messages = list[bytes]
 
@@ -221,16 +223,6 @@ def test_frame_without_handle(net: str) -> None:
         assert server.wait_closed(1) is None
 
 
-def test_ready_made_redis_commands(net: str) -> None:
-    def handle(id: int, commands: list[list[bytes]], ctx: Any) -> list[bytes]:
-        return [evio.resp.bulk(b" ".join(command)) for command in commands]
-
-    with live(net, handle, frame=evio.resp.Commands()) as server:
-        client = server.connect()
-        client.sendall(b"*2\r\n$4\r\nECHO\r\n$5\r\nhello\r\nPING\r\n")
-        assert receive(client, 27) == b"$10\r\nECHO hello\r\n$4\r\nPING\r\n"
-
-
 def test_without_frame_data_is_bytes(net: str) -> None:
     with live(net, echo, frame=None) as server:
         assert exchange(server.connect(), b"no frame") == b"no frame"
@@ -250,3 +242,168 @@ def test_what_loses_the_reply_of_a_frame_error_is_what_ended_the_connection(net:
     with live(net, frame=Refusing(), linger=0.2) as server:
         server.connect().sendall(b"?")  # and nothing is read
         assert type(server.wait_closed(1)) is TimeoutError
+
+
+# The framings that come with evio
+
+#: A framing, what is sent, what handle is given, what is bad, and what that is answered.
+READY_MADE: list[tuple[Framing[Any], bytes, list[Any], bytes, bytes]] = [
+    (evio.Lines(max_size=9), b"one\r\n\ntwo\n", [b"one", b"", b"two"], b"more than 9\n", b""),
+    (evio.Lines(b"<end>"), b"one<end>two<end>", [b"one", b"two"], b"x" * 65541, b""),
+    (evio.Prefixed(2, "little", 9), b"\3\0one\0\0\3\0two", [b"one", b"", b"two"], b"\x0a\0", b""),
+    (
+        evio.resp.Commands(),
+        b"*2\r\n$4\r\nECHO\r\n$3\r\none\r\nPING\r\n",
+        [[b"ECHO", b"one"], [b"PING"]],
+        b"*1\r\n+\r\n",
+        b"-ERR Protocol error: expected '$', got '+'\r\n",
+    ),
+    (
+        evio.resp.Runs([b"get", b"SET"]),
+        b"GET a\r\nget b\r\nSET c 1\r\nfoo\r\n",
+        [(b"GET", 2, ([b"a", b"b"],)), (b"SET", 1, ([b"c"], [b"1"])), (b"foo", 1, ())],
+        b"*x\r\n",
+        b"-ERR Protocol error: invalid multibulk length\r\n",
+    ),
+]
+each_ready_made = pytest.mark.parametrize(
+    ("frame", "data", "messages", "bad", "reply"),
+    READY_MADE,
+    ids=["Lines", "Lines of <end>", "Prefixed", "Commands", "Runs"],
+)
+
+
+@each_ready_made
+def test_ready_made(net: str, frame: Framing[Any], data: bytes, messages: Any, bad: bytes, reply: bytes) -> None:
+    calls = []
+
+    def handle(id: int, found: list[Any], ctx: Any) -> bytes:
+        calls.append(found)
+        return b"%d." % len(found)
+
+    count = b"%d." % len(messages)
+    with live(net, handle, frame=frame) as server:
+        client = server.connect()
+        client.sendall(data)
+        assert receive(client, 2) == count
+        assert calls == [messages]
+        server.wait(lambda: server.wakes)
+        assert server.wakes[1]()
+        assert receive(client, 2) == b"0."
+        assert calls == [messages, []]
+        client.sendall(data + bad + data)  # may come in more reads than one, but the bad one ends it all
+        assert receive_all(client) == count + reply
+        assert calls == [messages, [], messages]
+        client.close()
+        assert type(server.wait_closed(1)) is evio.FrameError
+
+
+@each_ready_made
+def test_ready_made_byte_by_byte(
+    net: str, frame: Framing[Any], data: bytes, messages: Any, bad: bytes, reply: bytes
+) -> None:
+    found: list[Any] = []
+
+    def handle(id: int, messages: list[Any], ctx: Any) -> bytes | None:
+        if id == 1:
+            return b"."
+        found.extend(messages)
+        return None
+
+    with live(net, handle, frame=frame) as server:
+        other, client = server.connect(), server.connect()
+        for byte in data:
+            client.sendall(bytes([byte]))
+            other.sendall(data)
+            assert receive(other, 1) == b"."  # a turn of the loop later
+    is_runs = isinstance(frame, evio.resp.Runs)
+    assert (flat(found), len(found)) == (flat(messages), 4) if is_runs else found == messages
+
+
+@each_ready_made
+def test_each_engine_has_its_decoders(
+    net: str,
+    engine: str,
+    frame: Framing[Any],
+    data: bytes,
+    messages: Any,
+    bad: bytes,
+    reply: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[str] = []
+
+    def noting(make: Any) -> Any:
+        def noted(self: Framing[Any]) -> Any:
+            decoder = make(self)
+            made.append(type(decoder).__module__)
+            return decoder
+
+        return noted
+
+    monkeypatch.setattr(Framing, "decoder", noting(Framing.decoder))
+    monkeypatch.setattr(Framing, "python_decoder", noting(Framing.python_decoder))
+    with live(net, lambda id, found, ctx: b"%d" % len(found), frame=frame) as server:
+        for _ in range(2):
+            client = server.connect()
+            client.sendall(data)
+            assert receive(client, 1) == b"%d" % len(messages)
+    where = {"evio._native"} if engine == "native" else {"evio._decoders", "evio._resp"}
+    assert len(made) == 2
+    assert {*made} <= where
+
+
+def test_a_framing_with_a_decoder_of_the_users_own(net: str) -> None:
+    class Numbered(evio.Lines):
+        """Lines with their numbers."""
+
+        def decoder(self) -> Any:
+            return NumberedDecoder(super().decoder())
+
+    class NumberedDecoder:
+        def __init__(self, lines: Any) -> None:
+            self._lines = lines
+            self._number = 0
+
+        def feed(self, data: bytes) -> Messages:
+            lines = self._lines.feed(data)
+            self._number += len(lines)
+            return [b"%d %b" % (self._number - len(lines) + 1 + index, line) for index, line in enumerate(lines)]
+
+    with live(net, lambda id, lines, ctx: [line + b"\n" for line in lines], frame=Numbered(max_size=9)) as server:
+        client = server.connect()
+        client.sendall(b"one\ntwo\n")
+        assert receive(client, 12) == b"1 one\n2 two\n"
+        client.sendall(b"three\n")
+        assert receive(client, 8) == b"3 three\n"
+        client.sendall(b"too long a line\n")
+        assert receive_all(client) == b""
+        client.close()
+        error = server.wait_closed(1)
+        assert str(error) == "a line is longer than 9 bytes"
+
+
+def test_a_run_of_a_whole_pipeline(net: str) -> None:
+    calls: list[Any] = []
+
+    def handle(id: int, runs: list[evio.resp.Run], store: dict[bytes, bytes]) -> list[bytes]:
+        calls.append(runs)
+        replies = []
+        for name, count, columns in runs:
+            if name == b"SET":
+                store.update(zip(*columns, strict=True))
+                replies.append(evio.resp.OK * count)
+            else:
+                replies.append(evio.resp.bulks([store.get(key) for key in columns[0]]))
+        return replies
+
+    keys, values = [b"key:%d" % n for n in range(128)], [b"value:%d" % n for n in range(128)]
+    with live(net, handle, ctx={}, frame=evio.resp.Runs()) as server:
+        client = server.connect()
+        client.sendall(b"".join(b"SET %b %b\r\n" % pair for pair in zip(keys, values, strict=True)))
+        assert receive(client, 128 * 5) == b"+OK\r\n" * 128
+        client.sendall(b"".join(b"get %b\r\n" % key for key in keys) + b"GET nothing\r\n")
+        expected = evio.resp.bulks([*values, None])
+        assert receive(client, len(expected)) == expected
+    assert calls[0] == [(b"SET", 128, (keys, values))]
+    assert calls[1] == [(b"GET", 129, ([*keys, b"nothing"],))]

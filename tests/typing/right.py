@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import assert_type
 
 import evio
+from evio import resp
 
 
 class Server:
@@ -93,3 +94,53 @@ assert_type(evio.__version__, str)
 
 error = evio.FrameError("bad", reply=b"-ERR\r\n", messages=[b"good"])
 assert_type(error.reply, bytes | None)
+
+
+# The framings that come with evio, in a server and by themselves.
+
+
+def lines(id: int, data: list[bytes], ctx: None) -> list[bytes]:
+    return [line + b"\n" for line in data]
+
+
+def commands(id: int, data: list[list[bytes]], ctx: None) -> list[bytes]:
+    return [resp.bulks(command) for command in data]
+
+
+def runs(id: int, data: list[resp.Run], ctx: None) -> list[bytes]:
+    replies = []
+    for name, count, columns in data:
+        assert_type(name, bytes)
+        assert_type(count, int)
+        assert_type(columns, tuple[list[bytes], ...])
+        replies.append(resp.OK * count)
+    return replies
+
+
+evio.serve("tcp", ":9999", lines, frame=evio.Lines())
+evio.serve("tcp", ":9999", lines, frame=evio.Lines(b"\r\n", max_size=1000))
+evio.serve("tcp", ":9999", lines, frame=evio.Prefixed(4, "little", max_size=1000))
+evio.serve("tcp", ":9999", commands, frame=resp.Commands(max_size=1000))
+evio.serve("tcp", ":9999", runs, frame=resp.Runs([b"GET", b"SET"], max_size=1000))
+
+assert_type(evio.Lines().decoder().feed(b""), list[bytes])
+assert_type(evio.Prefixed(4).decoder().feed(b""), list[bytes])
+assert_type(resp.Commands().decoder().feed(b""), list[list[bytes]])
+assert_type(resp.Runs().decoder().feed(b""), list[resp.Run])
+
+
+class Overriding(evio.Lines):
+    def decoder(self) -> Decoder:
+        return Decoder()
+
+
+evio.serve("tcp", ":9999", lines, frame=Overriding())
+
+
+# Replies.
+
+assert_type(resp.simple("OK") + resp.error(b"ERR no") + resp.null(3) + resp.OK, bytes)
+assert_type(resp.bulk(None, 3) + resp.bulk("text") + resp.bulk(memoryview(b"data")), bytes)
+assert_type(resp.bulks([b"a", None, "b", bytearray(b"c")], protocol=3) + resp.bulks({b"a": 1}), bytes)
+assert_type(resp.integer(1) + resp.integers(range(3)) + resp.integers([True]), bytes)
+assert_type(resp.array([resp.OK]) + resp.map({resp.OK: resp.OK}.items()) + resp.encode([{1: "a"}], 3), bytes)

@@ -4,6 +4,7 @@ ignored error that is none is an error itself; nothing runs it."""
 from __future__ import annotations
 
 import evio
+from evio import resp
 
 evio.serve("tcp")  # type: ignore[call-arg]
 evio.serve("tcp", 9999)  # type: ignore[arg-type]
@@ -45,3 +46,18 @@ evio.serve("tcp", ":9999", ticker=tick)  # type: ignore[arg-type]
 def woken(wake: evio.Wake) -> None:
     wake("text")  # type: ignore[arg-type]
     wake.id = 2  # type: ignore[misc]
+
+
+evio.serve("tcp", ":9999", frame=evio.Lines)  # type: ignore[arg-type]
+evio.Lines("\n")  # type: ignore[arg-type]
+evio.Lines(max_size="1000")  # type: ignore[arg-type]
+evio.Prefixed()  # type: ignore[call-arg]
+evio.Prefixed(4, "network")  # type: ignore[arg-type]
+evio.Lines().decoder().feed("text")  # type: ignore[arg-type]
+evio.Lines().decoder().feed(bytearray())  # type: ignore[arg-type]
+resp.Commands(1000)  # type: ignore[call-arg]
+resp.Runs(["GET"])  # type: ignore[list-item]
+resp.bulk(1)  # type: ignore[arg-type]
+resp.bulks([1])  # type: ignore[list-item]
+resp.integers(["1"])  # type: ignore[list-item]
+resp.array(["text"])  # type: ignore[list-item]

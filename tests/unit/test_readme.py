@@ -1,4 +1,4 @@
-"""What the README and the contract show does what they say: every Python snippet is run, every command exists."""
+"""What the README and the docs show does what they say: every Python snippet is run, every command exists."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+import redis
 
 import evio
 
@@ -46,7 +47,8 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 SERVER, SIGNATURE, ECHO = blocks("README.md", "python")
-(DECODER,) = blocks("docs/contract.md", "python")
+LINES, PREFIXED, NETSTRINGS, UNSERVED = blocks("docs/framing.md", "python")
+REDIS, UNKNOWN, REPLIES = blocks("docs/resp.md", "python")
 
 
 class Running:
@@ -54,12 +56,12 @@ class Running:
 
     def __init__(self, process: subprocess.Popen[str], address: tuple[str, int]) -> None:
         self.process = process
-        self._address = address
+        self.address = address
 
     @contextlib.contextmanager
     def client(self) -> Iterator[tuple[socket.socket, IO[bytes]]]:
         """Connect, for sending to the one and reading from the other."""
-        with socket.create_connection(self._address, DEADLINE) as sock, sock.makefile("rb") as replies:
+        with socket.create_connection(self.address, DEADLINE) as sock, sock.makefile("rb") as replies:
             yield sock, replies
 
     def read_to_end(self) -> str:
@@ -119,16 +121,75 @@ def test_echo_server(tmp_path: Path) -> None:
         assert server.read_to_end() == "echo server started on port 9999\n"
 
 
-def test_decoder(tmp_path: Path) -> None:
-    with running(DECODER, tmp_path) as server:
+def test_lines(tmp_path: Path) -> None:
+    with running(LINES, tmp_path) as server, server.client() as (sock, replies):
+        sock.sendall(b"one\ntw")
+        assert replies.readline() == b"you said one\n"
+        sock.sendall(b"o\r\n\n")
+        assert [replies.readline(), replies.readline()] == [b"you said two\n", b"you said \n"]
+
+
+def test_prefixed(tmp_path: Path) -> None:
+    with running(PREFIXED, tmp_path) as server, server.client() as (sock, replies):
+        sock.sendall(b"\0\0\0\3one\0\0\0\0\0\0")
+        assert replies.read(11) == b"\0\0\0\3one\0\0\0\0"
+        sock.sendall(b"\0\3two")
+        assert replies.read(7) == b"\0\0\0\3two"
+
+
+def test_netstrings(tmp_path: Path) -> None:
+    with running(NETSTRINGS, tmp_path) as server:
         with server.client() as (sock, replies):
-            sock.sendall(b"one\ntw")
-            assert replies.readline() == b"got one\n"
-            sock.sendall(b"o\nthree\n")
-            assert [replies.readline(), replies.readline()] == [b"got two\n", b"got three\n"]
+            sock.sendall(b"5:hello,0:,1000:" + b"x" * 999)
+            assert replies.read(11) == b"5:hello,0:,"
+            sock.sendall(b"x,1")
+            assert replies.read(1006) == b"1000:" + b"x" * 1000 + b","
+            sock.sendall(b":a,")
+            assert replies.read(4) == b"1:a,"
+        for bad in (b"1001", b"10000", b":", b"x", b"-1:", b"1 :a,"):
+            with server.client() as (sock, replies):
+                sock.sendall(b"1:a," + bad)
+                assert replies.read() == b"1:a,10:bad length,"
         with server.client() as (sock, replies):
-            sock.sendall(b"x" * 2000)
-            assert replies.read() == b"line too long\n"
+            sock.sendall(b"1:a,1:bc")
+            assert replies.read() == b"1:a,8:no comma,"
+
+
+@pytest.mark.parametrize(("page", "snippet"), [("docs/framing.md", UNSERVED), ("docs/resp.md", REPLIES)])
+def test_snippet_prints_what_is_shown(page: str, snippet: str) -> None:
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", snippet], cwd=ROOT, capture_output=True, check=True)
+    assert f"```python\n{snippet}```\n\nprints\n\n```\n{ran.stdout.decode()}```\n" in (ROOT / page).read_text("utf-8")
+
+
+def test_redis_server(tmp_path: Path) -> None:
+    assert len([line for line in REDIS.splitlines() if line.strip()]) == 20
+    with running(REDIS, tmp_path) as server:
+        for protocol in (None, 2, 3):
+            with redis.Redis(*server.address, socket_timeout=DEADLINE, protocol=protocol) as client:
+                assert client.ping() is True
+                assert client.set("greeting", "hello") is True
+                assert client.get("greeting") == b"hello"
+                assert client.get("nothing") is None
+                with client.pipeline(transaction=False) as pipeline:
+                    for number in range(200):
+                        pipeline.set(f"key:{number}", number)
+                    for number in range(200):
+                        pipeline.get(f"key:{number}")
+                    assert pipeline.execute() == [True] * 200 + [b"%d" % number for number in range(200)]
+                with pytest.raises(redis.ResponseError, match="cannot LPUSH with 2 arguments"):
+                    client.lpush("list", "item")
+
+
+def test_redis_server_that_knows_its_names(tmp_path: Path) -> None:
+    with running(UNKNOWN, tmp_path) as server, server.client() as (sock, replies):
+        sock.sendall(b"ping\r\nPING\r\nping x\r\nFoo a b\r\nfoo\r\n")
+        assert [replies.readline() for _ in range(5)] == [
+            b"+PONG\r\n",
+            b"+PONG\r\n",
+            b"-ERR wrong number of arguments for 'ping' command\r\n",
+            b"-ERR unknown command 'Foo', with args beginning with: 'a' 'b' \r\n",
+            b"-ERR unknown command 'foo', with args beginning with: \r\n",
+        ]
 
 
 COMMANDS = "".join(blocks("README.md", "sh") + blocks("docs/hacking.md", "sh")).splitlines()
@@ -153,6 +214,6 @@ def test_files_in_commands() -> None:
 
 
 def test_links() -> None:
-    for page in ("README.md", "CHANGELOG.md", "docs/contract.md", "docs/design.md", "docs/hacking.md"):
-        for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text("utf-8")):
+    for page in ("README.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))):
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text("utf-8")):
             assert (ROOT / page).parent.joinpath(link).exists(), f"{page}: {link}"

@@ -1,4 +1,4 @@
-"""The decoder's verdicts are those of a live redis-server, byte for byte."""
+"""The decoders' verdicts are those of a live redis-server, byte for byte."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.test_resp import CASES, LINES, MAX_LINE, cut, decode, in_pieces, shown
+from unit.codecs import CODECS, Codec, cut, in_pieces, shown
+from unit.test_resp import CASES, COMMANDS, LINES, MAX_LINE, RUNS, decode
 
 from evio import resp
 
@@ -98,8 +99,11 @@ def redis() -> Iterator[Redis]:
 
 
 def answered(pieces: Iterable[bytes]) -> bytes:
-    """Return what redis answers to a stream if it is what the decoder finds in it."""
-    requests, reply = decode(pieces)
+    """Return what redis answers to a stream if it is what all decoders find in it, also as runs."""
+    pieces = [*pieces]
+    verdicts = [decode(Codec(name), pieces, frame) for name in CODECS for frame in (COMMANDS, RUNS)]
+    assert all(verdict == verdicts[0] for verdict in verdicts)
+    requests, reply = verdicts[0]
     return b"".join(answer(*args) for args in requests) + (reply or b"")
 
 
