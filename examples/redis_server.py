@@ -3,7 +3,8 @@
     python examples/redis_server.py --appendonly yes
     redis-cli -p 6380
 
-A new command is a method of `Client` with `@command` above it.
+A new command is a method of `Client` with `@command` above it. One that comes often can have a second method,
+with `@runs_of` above it, that answers a whole run of requests at once.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice, zip_longest
+from itertools import chain, islice, repeat, zip_longest
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 import evio
@@ -29,7 +31,7 @@ VERSION = "7.0.15"  # of the Redis that says the same
 INT64 = range(-(2**63), 2**63)
 SYNTAX = b"ERR syntax error"
 NO_INTEGER = b"ERR value is not an integer or out of range"
-OK, QUEUED, PONG = resp.simple("OK"), resp.simple("QUEUED"), resp.simple("PONG")
+OK, QUEUED, PONG = resp.OK, resp.simple("QUEUED"), resp.simple("PONG")
 
 fdatasync = getattr(os, "fdatasync", os.fsync)  # macOS has only fsync
 log = logging.getLogger("redis_server")
@@ -82,6 +84,16 @@ class Database:
             self.expire(key)
         return self.values.get(key)
 
+    def get_all(self, keys: list[bytes]) -> Iterable[bytes | None]:
+        self.expire_all(keys)
+        if len(keys) == 1:
+            return [self.values.get(keys[0])]
+        try:
+            found: tuple[bytes, ...] = itemgetter(*keys)(self.values)  # twice as fast as map
+        except KeyError:
+            return map(self.values.get, keys)
+        return found
+
     def put(self, key: bytes, value: bytes, deadline: int | None = None) -> None:
         self.values[key] = value
         if deadline is None:
@@ -90,6 +102,23 @@ class Database:
         else:
             self.deadlines[key] = deadline
             self.note(b"SET", key, value, b"PXAT", b"%d" % deadline)
+
+    def put_all(self, keys: list[bytes], values: list[bytes]) -> None:
+        self.values.update(zip(keys, values, strict=True))
+        if self.deadlines:
+            for key in self.deadlines.keys() & keys:
+                del self.deadlines[key]
+        if self.changes is not None:
+            self.note(b"MSET" if len(keys) > 1 else b"SET", *chain.from_iterable(zip(keys, values, strict=True)))
+
+    def add(self, key: bytes, step: int) -> int:
+        """Return the sum of the integer that a key has and another."""
+        value = self.get(key)
+        number = step if value is None else integer(value) + step
+        if number not in INT64:
+            raise Error(b"ERR increment or decrement would overflow")
+        self.put(key, b"%d" % number, self.deadlines.get(key))
+        return number
 
     def remove(self, *keys: bytes) -> int:
         """Return how many of the keys there were."""
@@ -108,6 +137,12 @@ class Database:
         del self.values[key], self.deadlines[key]
         self.note(b"DEL", key)
         return True
+
+    def expire_all(self, keys: list[bytes]) -> None:
+        """Remove those of the keys whose time has come."""
+        if self.deadlines:
+            for key in self.deadlines.keys() & keys:
+                self.expire(key)
 
     def sweep(self, most: int = 1000) -> None:
         """Remove the expired among the first keys; the others move behind those not yet looked at."""
@@ -160,8 +195,10 @@ class Command(NamedTuple):
 
 
 Run: TypeAlias = "Callable[[Client, list[bytes]], bytes]"
+RunOf: TypeAlias = "Callable[[Client, int, tuple[list[bytes], ...]], bytes]"
 
 COMMANDS: dict[bytes, Command] = {}
+RUNS: dict[tuple[bytes, int], RunOf] = {}  #: by the command's name and how many arguments are behind it
 
 
 def command(names: str, arity: int, *, writes: bool = False, queued: bool = True) -> Callable[[Run], Run]:
@@ -175,9 +212,18 @@ def command(names: str, arity: int, *, writes: bool = False, queued: bool = True
     return add
 
 
+def runs_of(name: str, *nargs: int) -> Callable[[RunOf], RunOf]:
+    """Make a method that answers a run of requests: given how many, and for each of `nargs` arguments the column."""
+
+    def add(run: RunOf) -> RunOf:
+        RUNS.update(((name.upper().encode(), n), run) for n in nargs)
+        return run
+
+    return add
+
+
 def find(args: list[bytes]) -> Command:
-    """Return the command, whether its name is in capitals, small letters or both."""
-    found = COMMANDS.get(args[0].upper())
+    found = COMMANDS.get(args[0])
     if found is None:
         quoted = b""
         for arg in args[1:]:
@@ -203,35 +249,49 @@ class Client:
         self.aborted = False  #: whether one of them was refused
         self.open = True
 
-    def run(self, commands: list[list[bytes]]) -> list[bytes]:
-        """Execute commands, or queue them behind MULTI; return a reply for each."""
+    def run(self, runs: list[resp.Run]) -> list[bytes]:
+        """Execute runs of requests, or queue them behind MULTI; return the replies."""
         replies: list[bytes] = []
-        for args in commands:
-            try:
-                run, name, arity, writes, queued = COMMANDS.get(args[0]) or find(args)
-                if len(args) != arity and (arity > 0 or len(args) < -arity):
-                    raise wrong_number(name)
-                if writes and self.db.trouble:
-                    raise Error(self.db.trouble)
-                if self.queue is None or not queued:
-                    replies.append(run(self, args))
-                else:
-                    self.queue.append(args)
-                    replies.append(QUEUED)
-            except Error as error:
-                self.aborted = True
-                replies.append(resp.error(error.args[0]))
-            except Quit as quit:
-                self.open = False
-                replies.append(quit.args[0])
-                break
+        for name, count, columns in runs:
+            run = RUNS.get((name, len(columns)))
+            if run is not None and self.queue is None and not (self.db.trouble and COMMANDS[name].writes):
+                replies.append(run(self, count, columns))
+                continue
+            for args in zip(repeat(name, count), *columns, strict=True):
+                replies.append(self.execute([*args]))
+                if not self.open:
+                    return replies
         return replies
+
+    def execute(self, args: list[bytes]) -> bytes:
+        """Execute one request, or queue it; return the reply."""
+        try:
+            run, name, arity, writes, queued = find(args)
+            if len(args) != arity and (arity > 0 or len(args) < -arity):
+                raise wrong_number(name)
+            if writes and self.db.trouble:
+                raise Error(self.db.trouble)
+            if self.queue is None or not queued:
+                return run(self, args)
+            self.queue.append(args)
+            return QUEUED
+        except Error as error:
+            self.aborted = True
+            return resp.error(error.args[0])
+        except Quit as quit:
+            self.open = False
+            reply: bytes = quit.args[0]
+            return reply
 
     # Strings
 
     @command("get", 2)
     def get(self, args: list[bytes]) -> bytes:
         return resp.bulk(self.db.get(args[1]), self.protocol)
+
+    @runs_of("get", 1)
+    def get_run(self, count: int, columns: tuple[list[bytes], ...]) -> bytes:
+        return resp.bulks(self.db.get_all(columns[0]), self.protocol)
 
     @command("set", -3, writes=True)
     def set(self, args: list[bytes]) -> bytes:
@@ -263,18 +323,20 @@ class Client:
             return resp.bulk(old, self.protocol)
         return OK if wanted else resp.null(self.protocol)
 
+    @runs_of("set", 2)
+    def set_run(self, count: int, columns: tuple[list[bytes], ...]) -> bytes:
+        self.db.put_all(*columns)
+        return OK * count
+
     @command("mget", -2)
     def mget(self, args: list[bytes]) -> bytes:
-        return resp.encode([self.db.get(key) for key in args[1:]], self.protocol)
+        return b"*%d\r\n" % (len(args) - 1) + resp.bulks(self.db.get_all(args[1:]), self.protocol)
 
     @command("mset", -3, writes=True)
     def mset(self, args: list[bytes]) -> bytes:
         if len(args) % 2 == 0:
             raise wrong_number(args[0])
-        self.db.values.update(zip(args[1::2], args[2::2], strict=True))
-        for key in self.db.deadlines.keys() & args[1::2]:
-            del self.db.deadlines[key]
-        self.db.note(b"MSET", *args[1:])
+        self.db.put_all(args[1::2], args[2::2])
         return OK
 
     @command("getdel", 2, writes=True)
@@ -300,16 +362,21 @@ class Client:
     def incr(self, args: list[bytes]) -> bytes:
         key = args[1]
         step = integer(args[2]) if len(args) == 3 else 1
-        if args[0][0] in b"dD":
+        if args[0].startswith(b"DECR"):
             step = -step
             if step not in INT64:
                 raise Error(b"ERR decrement would overflow")
-        value = self.db.get(key)
-        number = step if value is None else integer(value) + step
-        if number not in INT64:
-            raise Error(b"ERR increment or decrement would overflow")
-        self.db.put(key, b"%d" % number, self.db.deadlines.get(key))
-        return resp.integer(number)
+        return resp.integer(self.db.add(key, step))
+
+    @runs_of("incr", 1)
+    def incr_run(self, count: int, columns: tuple[list[bytes], ...]) -> bytes:
+        replies = []
+        for key in columns[0]:
+            try:
+                replies.append(resp.integer(self.db.add(key, 1)))
+            except Error as error:
+                replies.append(resp.error(error.args[0]))
+        return b"".join(replies)
 
     # Keys
 
@@ -317,9 +384,17 @@ class Client:
     def delete(self, args: list[bytes]) -> bytes:
         return resp.integer(self.db.remove(*args[1:]))
 
+    @runs_of("del", 1)
+    def delete_run(self, count: int, columns: tuple[list[bytes], ...]) -> bytes:
+        return resp.integers(map(self.db.remove, columns[0]))
+
     @command("exists", -2)
     def exists(self, args: list[bytes]) -> bytes:
-        return resp.integer(sum(self.db.get(key) is not None for key in args[1:]))
+        return resp.integer(sum(value is not None for value in self.db.get_all(args[1:])))
+
+    @runs_of("exists", 1)
+    def exists_run(self, count: int, columns: tuple[list[bytes], ...]) -> bytes:
+        return resp.integers([value is not None for value in self.db.get_all(columns[0])])
 
     @command("type", 2)
     def type(self, args: list[bytes]) -> bytes:
@@ -434,7 +509,7 @@ class Client:
             raise Error(b"EXECABORT Transaction discarded because of: " + self.db.trouble)
         changes = [] if self.db.changes is None else self.db.changes
         before = len(changes)
-        replies = self.run(commands)
+        replies = [self.execute(args) for args in commands]
         if len(changes) > before:  # after a crash there are all of them or none
             changes.insert(before, (b"MULTI",))
             changes.append((b"EXEC",))
@@ -447,6 +522,10 @@ class Client:
         if len(args) > 2:
             raise wrong_number(args[0])
         return PONG if len(args) == 1 else resp.bulk(args[1])
+
+    @runs_of("ping", 0)
+    def ping_run(self, count: int, columns: tuple[list[bytes], ...]) -> bytes:
+        return PONG * count
 
     @command("echo", 2)
     def echo(self, args: list[bytes]) -> bytes:
@@ -618,7 +697,7 @@ class AppendOnlyFile:
         try:
             while at < len(data):
                 args, behind = read_command(data, at)
-                if b"-ERR" in client.run([args])[0]:
+                if b"-ERR" in client.execute(args):
                     raise ValueError
                 at = behind
                 count += 1
@@ -637,7 +716,7 @@ class AppendOnlyFile:
     def save(self) -> None:
         """Write what has changed. With `always` it is on the disk when this returns."""
         if self.db.changes:
-            self.kept += b"".join([resp.array(map(resp.bulk, change)) for change in self.db.changes])
+            self.kept += b"".join([b"*%d\r\n" % len(change) + resp.bulks(change) for change in self.db.changes])
             self.db.changes.clear()
             if not self.db.trouble:
                 self.write(self.written)
@@ -734,12 +813,12 @@ def accept(id: int, addr: str, wake: evio.Wake, server: Server) -> None:
     server.clients[id] = Client(id, server)
 
 
-def handle(id: int, commands: list[list[bytes]], server: Server) -> tuple[list[bytes], bool]:
+def handle(id: int, runs: list[resp.Run], server: Server) -> tuple[list[bytes], bool]:
     if server.stopping:
         return [], False
     client = server.clients[id]
     server.db.now = time.time_ns() // 1_000_000
-    replies = client.run(commands)
+    replies = client.run(runs)
     if server.file is not None:
         server.file.save()
     return replies, client.open
@@ -779,7 +858,7 @@ def main() -> None:
         if options.compat:
             net += "-compat"
         try:
-            evio.serve(net, addr, handle, accept, closed, ticker, server, frame=resp.Commands())
+            evio.serve(net, addr, handle, accept, closed, ticker, server, frame=resp.Runs(COMMANDS))
         finally:
             if server.file is not None:
                 server.file.close()

@@ -23,6 +23,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from server.redis_support import EXAMPLES, converse, redis_example, request, run_example
 
+from evio import resp
+
 POLICIES = ("always", "everysec", "no")
 
 
@@ -47,12 +49,14 @@ class Opened:
         self.server = example.Server(options)
         self.db = self.server.db
         self.handle = example.handle
+        self.decoder = resp.Runs(example.COMMANDS).decoder()
         self.file = self.server.file = example.AppendOnlyFile(str(directory / "appendonly.aof"), fsync, self.db)
         example.accept(1, "", None, self.server)
 
     def send(self, *commands: str) -> bytes:
         """Answer some commands as if they had come with one read."""
-        replies, _ = self.handle(1, [command.encode().split() for command in commands], self.server)
+        runs = self.decoder.feed("".join(f"{command}\n" for command in commands).encode())
+        replies, _ = self.handle(1, runs, self.server)
         return b"".join(replies)
 
     def tick_until(self, condition: Any) -> None:
@@ -385,7 +389,7 @@ def test_a_transaction_that_was_queued_before_the_disk_failed_is_discarded(
         server.send("MULTI", "SET a 1")
         disk.room = 0
         example.accept(2, "", None, server.server)
-        example.handle(2, [[b"SET", b"b", b"2"]], server.server)
+        example.handle(2, [(b"SET", 1, ([b"b"], [b"2"]))], server.server)
         assert server.send("EXEC").startswith(b"-EXECABORT Transaction discarded because of: MISCONF ")
         assert server.send("GET a") == b"$-1\r\n"
     assert len(caplog.records) == 1
