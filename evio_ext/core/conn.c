@@ -9,11 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What one receive takes at most: 64 KiB into the loop's buffer, 256 KiB or 1 MiB into one of the
- * embedding's for connections that fill it. Beyond, larger reads bring nothing measurable. */
+/* What one receive takes at most: into the loop's buffer, and, for a connection that fills it, into one of the
+ * embedding's. Larger ones fall out of the CPU's caches between the receive and the send. */
 #define BUFFER_SIZE ((size_t)64 * 1024)
-#define READ_STEPS 2
-#define READ_SHIFT 2
+#define READ_MAX ((size_t)256 * 1024)
 
 /* What one connection may send in one go before others have their turn. */
 #define SEND_MAX ((size_t)1024 * 1024)
@@ -404,16 +403,19 @@ static void receive(struct evio_conn *conn)
 {
     struct evio__conns *conns = conn->conns;
     const evio_hooks *hooks = conns->hooks;
-    size_t size = BUFFER_SIZE << (READ_SHIFT * conn->read_step);
+    size_t size = BUFFER_SIZE;
     char *data = conns->buffer;
     void *owner = NULL;
-    if (conn->read_step > 0) {
-        owner = hooks->buffer(conns->server, size, &data);
-        if (owner == NULL) { /* no memory for a large read: a small one, then */
-            conn->read_step = 0;
-            size = BUFFER_SIZE;
-            data = conns->buffer;
+    if (conn->filled) { /* a buffer of the right size: one that is cut afterwards keeps malloc from reusing it */
+        size_t available = evio__available(conn->fd);
+        if (available > BUFFER_SIZE) {
+            available = available < READ_MAX ? available : READ_MAX;
+            owner = hooks->buffer(conns->server, available, &data);
         }
+        if (owner != NULL)
+            size = available;
+        else /* little, or no memory for more */
+            data = conns->buffer;
     }
     ssize_t n = evio__recv(conn->fd, data, size);
     if (n <= 0) {
@@ -425,10 +427,7 @@ static void receive(struct evio_conn *conn)
             close_conn(conn, (int)n);
         return;
     }
-    if ((size_t)n == size && conn->read_step < READ_STEPS)
-        conn->read_step++;
-    else if (conn->read_step > 0 && (size_t)n < size >> (READ_SHIFT + 1))
-        conn->read_step--;
+    conn->filled = (size_t)n >= BUFFER_SIZE;
     touch(conn);
     obey(conn, hooks->data(conns->server, conn, data, (size_t)n, owner));
 }

@@ -25,14 +25,14 @@ struct evio_conn {
     int fd;
     uint32_t slot;
     uint32_t generation;
-    int error;         /* what sending failed with inside a hook: a negative errno or an evio_end */
-    int64_t since;     /* when its clock began, in ns */
-    uint8_t state;     /* an evio__state */
-    uint8_t armed;     /* what the poller watches: EVIO__READ, EVIO__WRITE */
-    uint8_t read_step; /* how often its read size has grown */
-    bool eof;          /* the peer has sent all it will */
-    bool paused;       /* not read, as too much is unsent */
-    bool dropped;      /* something came while draining */
+    int error;     /* what sending failed with inside a hook: a negative errno or an evio_end */
+    int64_t since; /* when its clock began, in ns */
+    uint8_t state; /* an evio__state */
+    uint8_t armed; /* what the poller watches: EVIO__READ, EVIO__WRITE */
+    bool filled;   /* the last receive filled the loop's buffer: there may be much more */
+    bool eof;      /* the peer has sent all it will */
+    bool paused;   /* not read, as too much is unsent */
+    bool dropped;  /* something came while draining */
     struct evio__queue out;
     struct evio_wake *wake; /* made when first asked for */
     evio_user user;

@@ -11,6 +11,7 @@
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 int evio__accept(int listener, struct evio_peer *peer)
@@ -119,6 +120,12 @@ ssize_t evio__send_parts(int fd, struct iovec *parts, int count)
         n = sendmsg(fd, &message, EVIO_SEND_FLAGS);
     while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : n;
+}
+
+size_t evio__available(int fd)
+{
+    int nbytes = 0;
+    return ioctl(fd, FIONREAD, &nbytes) == 0 && nbytes > 0 ? (size_t)nbytes : 0;
 }
 
 bool evio__would_block(ssize_t error)

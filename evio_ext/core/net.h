@@ -35,6 +35,9 @@ ssize_t evio__recv(int fd, void *data, size_t nbytes);
 ssize_t evio__send(int fd, const void *data, size_t nbytes);
 ssize_t evio__send_parts(int fd, struct iovec *parts, int count);
 
+/* How many bytes a receive would find, 0 where that cannot be told. */
+size_t evio__available(int fd);
+
 /* Whether an error means: not now, but when the poller says so. */
 bool evio__would_block(ssize_t error);
 
