@@ -42,6 +42,18 @@ def parse_net(net: str) -> tuple[str, bool]:
     return base, base != net
 
 
+def socket_options(nodelay: bool, keepalive: int) -> list[tuple[int, int, int]]:
+    """Return what is to be set on a client's TCP socket: level, name, value."""
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)] if nodelay else []
+    if keepalive:
+        options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
+        idle = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"  # the latter is macOS's
+        for name, value in ((idle, keepalive), ("TCP_KEEPINTVL", max(1, keepalive // 3)), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, name):
+                options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options
+
+
 @contextlib.contextmanager
 def listening(net: str, addr: Address) -> Iterator[socket.socket]:
     """Listen while the block runs, on a socket that the block does not own.

@@ -22,12 +22,13 @@ from typing import Any
 from . import _faults, _replies, _wake
 from ._decoders import FrameError
 from ._frames import portable_decoder
+from ._listen import socket_options
 from ._types import Accept, BytesLike, Closed, Decoder, Frame, Handle, Ticker
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _OPEN, _FLUSHING, _DRAINING, _CLOSED = range(4)  # the states of a connection, which never go back
 
-_READ_MIN, _READ_MAX = 16 * 1024, 1024 * 1024  # what one recv takes: more for a connection that fills it
+_READ_MIN, _READ_MAX = 16 * 1024, 256 * 1024  # what one recv takes: more for a connection that fills it
 _SEND_MAX = 1024 * 1024  # what one connection may send in one go before others have their turn
 _PIECES_MAX = 64 if hasattr(socket.socket, "sendmsg") else 1  # of one send; more brings nothing, Windows takes one
 _HIGH_WATER = 256 * 1024  # unsent bytes beyond which a connection is not read
@@ -205,7 +206,7 @@ class Loop:
         self._ctx, self._frame = ctx, frame
         self._max_conns = min(max_conns or sys.maxsize, _CONNS_MAX)
         self._max_pending = max_pending
-        self._options = _socket_options(nodelay, keepalive)
+        self._options = socket_options(nodelay, keepalive)
 
         self._listener: socket.socket
         self._interrupts: socket.socket
@@ -752,18 +753,6 @@ def _copy(data: BytesLike) -> bytes:
     except TypeError:
         pass
     raise _replies.bad_wake(data)
-
-
-def _socket_options(nodelay: bool, keepalive: int) -> list[tuple[int, int, int]]:
-    """Return what is set on an accepted TCP socket: level, name, value."""
-    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)] if nodelay else []
-    if keepalive:
-        options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
-        idle = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"  # the latter is macOS's
-        for name, value in ((idle, keepalive), ("TCP_KEEPINTVL", max(1, keepalive // 3)), ("TCP_KEEPCNT", 3)):
-            if hasattr(socket, name):
-                options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
-    return options
 
 
 def _peer_text(peer: Any) -> str:

@@ -14,6 +14,7 @@ import gc
 import inspect
 import logging
 import os
+import random
 import socket
 import struct
 import subprocess
@@ -246,6 +247,17 @@ def listener(net: str, *, sndbuf: int = 0) -> Iterator[socket.socket]:
             sock.bind(os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "socket"))
         sock.listen(socket.SOMAXCONN)
         yield sock
+
+
+def free_port() -> int:
+    """Return a port that is free, and not one of those that systems give to clients."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with (
+            contextlib.suppress(OSError),
+            socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True),
+        ):
+            return port
 
 
 def connect(addr: Any) -> socket.socket:

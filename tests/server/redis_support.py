@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from harness import free_port
 
 import evio
 
@@ -126,13 +127,6 @@ def run_example(script: str, *args: str) -> subprocess.CompletedProcess[str]:
 
 def _python(script: str) -> list[str]:
     return [sys.executable, "-W", "error", "-X", "faulthandler", str(EXAMPLES / script)]
-
-
-def free_port() -> int:
-    """Return a port that nobody has, for now."""
-    with socket.create_server(("", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def redis_example(engine: str, *args: str) -> contextlib.AbstractContextManager[Running]:

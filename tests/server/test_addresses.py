@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import random
 import re
 import socket
 import sys
@@ -14,20 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import connect, descriptors, echo, exchange, listener, live, receive, reset
+from harness import connect, descriptors, echo, exchange, free_port, listener, live, receive, reset
 
 import evio
-
-
-def free_port() -> int:
-    """Return a port that is free, and not one of those that systems give to clients."""
-    while True:
-        port = random.randrange(10_000, 30_000)
-        with (
-            contextlib.suppress(OSError),
-            socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True),
-        ):
-            return port
 
 
 @contextlib.contextmanager

@@ -13,7 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from harness import descriptors, echo, eventually, exchange, listener, live, receive, receive_all
+from harness import (
+    connect,
+    descriptors,
+    echo,
+    eventually,
+    exchange,
+    free_port,
+    listener,
+    live,
+    receive,
+    receive_all,
+)
 
 MIB = 1 << 20
 HIGH_WATER = 256 * 1024
@@ -187,33 +198,51 @@ def accepted(client: socket.socket) -> Iterator[socket.socket]:
     raise AssertionError("the connection has no other end here")
 
 
+@pytest.fixture(params=("address", "socket"))
+def serving(request: pytest.FixtureRequest, tcp: str) -> Callable[..., Any]:
+    """A server that echoes, with a client of its own, on an address or on a socket of the caller's."""
+
+    @contextlib.contextmanager
+    def serve(**options: Any) -> Iterator[socket.socket]:
+        port = free_port()
+        addr = f"127.0.0.1:{port}" if request.param == "address" else None
+        with (
+            live(tcp, echo, addr=addr, **options) as server,
+            connect(("127.0.0.1", port)) if addr else server.connect() as client,
+        ):
+            exchange(client, b"x")
+            with accepted(client) as sock:
+                yield sock
+
+    return serve
+
+
 @pytest.mark.parametrize("nodelay", [True, False])
-def test_nodelay_is_set_where_asked_for(tcp: str, nodelay: bool) -> None:
-    with live(tcp, echo, nodelay=nodelay) as server:
-        client = server.connect()
-        exchange(client, b"x")
-        with accepted(client) as sock:
-            assert bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)) is nodelay
+def test_nodelay_is_set_where_asked_for(serving: Callable[..., Any], nodelay: bool) -> None:
+    with serving(nodelay=nodelay) as sock:
+        assert bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)) is nodelay
 
 
 @pytest.mark.parametrize("keepalive", [1, 300, 32767, 0, None])
-def test_keepalive_is_set_in_seconds(tcp: str, keepalive: int | None) -> None:
-    with live(tcp, echo, keepalive=keepalive) as server:
-        client = server.connect()
-        exchange(client, b"x")
-        with accepted(client) as sock:
-            assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) is bool(keepalive)
-            if keepalive:
-                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == keepalive
+def test_keepalive_is_set_in_seconds(serving: Callable[..., Any], keepalive: int | None) -> None:
+    with serving(keepalive=keepalive) as sock:
+        assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) is bool(keepalive)
+        if keepalive:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == keepalive
 
 
-def test_nodelay_and_keepalive_are_the_defaults(tcp: str) -> None:
-    with live(tcp, echo) as server:
-        client = server.connect()
-        exchange(client, b"x")
-        with accepted(client) as sock:
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 300
+def test_nodelay_and_keepalive_are_the_defaults(serving: Callable[..., Any]) -> None:
+    with serving() as sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 300
+
+
+def test_a_listener_of_the_callers_keeps_its_options(tcp: str) -> None:
+    with listener(tcp) as sock:
+        with live(tcp, echo, addr=sock), connect(sock) as client:
+            exchange(client, b"x")
+        assert not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 def test_accepted_sockets_do_not_block_and_do_not_outlive_exec(net: str) -> None:
