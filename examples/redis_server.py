@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain, islice, repeat, zip_longest
+from itertools import chain, compress, islice, repeat, zip_longest
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
@@ -111,24 +111,28 @@ class Database:
         if self.changes is not None:
             self.note(b"MSET" if len(keys) > 1 else b"SET", *chain.from_iterable(zip(keys, values, strict=True)))
 
-    def add(self, key: bytes, step: int) -> int:
-        """Return the sum of the integer that a key has and another."""
+    def plus(self, key: bytes, step: int) -> int:
+        """Return the integer that a key has, and a step more."""
         value = self.get(key)
         number = step if value is None else integer(value) + step
         if number not in INT64:
             raise Error(b"ERR increment or decrement would overflow")
-        self.put(key, b"%d" % number, self.deadlines.get(key))
         return number
 
-    def remove(self, *keys: bytes) -> int:
-        """Return how many of the keys there were."""
-        found = [key for key in dict.fromkeys(keys) if self.get(key) is not None]
-        for key in found:
-            del self.values[key]
-            self.deadlines.pop(key, None)
-        if found:
-            self.note(b"DEL", *found)
-        return len(found)
+    def put_number(self, key: bytes, number: int) -> None:
+        """Let a key have a number; it expires when it would have."""
+        self.put(key, b"%d" % number, self.deadlines.get(key))
+
+    def remove(self, keys: list[bytes]) -> list[bool]:
+        """Remove keys one after the other; return which of them there were."""
+        self.expire_all(keys)
+        found = [self.values.pop(key, None) is not None for key in keys]
+        if any(found):
+            gone = [*compress(keys, found)]
+            for key in self.deadlines.keys() & gone:
+                del self.deadlines[key]
+            self.note(b"DEL", *gone)
+        return found
 
     def expire(self, key: bytes) -> bool:
         """Remove a key whose time has come; return whether it had."""
@@ -342,7 +346,7 @@ class Client:
     @command("getdel", 2, writes=True)
     def getdel(self, args: list[bytes]) -> bytes:
         value = self.db.get(args[1])
-        self.db.remove(args[1])
+        self.db.remove([args[1]])
         return resp.bulk(value, self.protocol)
 
     @command("append", 3, writes=True)
@@ -366,27 +370,35 @@ class Client:
             step = -step
             if step not in INT64:
                 raise Error(b"ERR decrement would overflow")
-        return resp.integer(self.db.add(key, step))
+        number = self.db.plus(key, step)
+        self.db.put_number(key, number)
+        return resp.integer(number)
 
     @runs_of("incr", 1)
     def incr_run(self, count: int, columns: tuple[list[bytes], ...]) -> bytes:
-        replies = []
-        for key in columns[0]:
-            try:
-                replies.append(resp.integer(self.db.add(key, 1)))
-            except Error as error:
-                replies.append(resp.error(error.args[0]))
-        return b"".join(replies)
+        numbers: dict[bytes, int] = {}
+        results = []
+        try:
+            for key in columns[0]:
+                number = numbers.get(key)
+                numbers[key] = number = self.db.plus(key, 1) if number is None else number + 1
+                results.append(number)
+            replies = resp.integers(results)
+        except (Error, OverflowError):  # one of them has no number, or the largest: nothing is changed yet
+            return b"".join([self.execute([b"INCR", key]) for key in columns[0]])
+        for key, number in numbers.items():
+            self.db.put_number(key, number)
+        return replies
 
     # Keys
 
     @command("del", -2, writes=True)
     def delete(self, args: list[bytes]) -> bytes:
-        return resp.integer(self.db.remove(*args[1:]))
+        return resp.integer(sum(self.db.remove(args[1:])))
 
     @runs_of("del", 1)
     def delete_run(self, count: int, columns: tuple[list[bytes], ...]) -> bytes:
-        return resp.integers(map(self.db.remove, columns[0]))
+        return resp.integers(self.db.remove(columns[0]))
 
     @command("exists", -2)
     def exists(self, args: list[bytes]) -> bytes:
@@ -450,7 +462,7 @@ class Client:
         if self.db.get(key) is None:
             return resp.integer(0)
         if deadline <= self.db.now:
-            self.db.remove(key)
+            self.db.remove([key])
         else:
             self.db.deadlines[key] = deadline
             self.db.note(b"PEXPIREAT", key, b"%d" % deadline)

@@ -145,11 +145,11 @@ static PyObject *encode_error(PyObject *module, PyObject *const *args, Py_ssize_
     return encode_text(module, ERROR, '-', args, nargs, kwnames);
 }
 
-/* Reads an int of 64 bits; a bool is not one. */
+/* Reads an int of 64 bits; a bool is one. */
 static bool read_integer(PyObject *object, long long *number)
 {
     int overflow;
-    if (!PyLong_CheckExact(object))
+    if (!PyLong_CheckExact(object) && !PyBool_Check(object))
         return false;
     *number = PyLong_AsLongLongAndOverflow(object, &overflow);
     return overflow == 0;
@@ -450,6 +450,8 @@ static int write_value(struct writer *writer, PyObject *value)
     long long number;
     if (read_text(value, &data, &nbytes))
         return write_text(writer, data, nbytes);
+    if (PyBool_Check(value) && writer->protocol == 3)
+        return write_raw(writer, value == Py_True ? "#t\r\n" : "#f\r\n", 4);
     if (read_integer(value, &number))
         return write_head(writer, ':', number);
     if (value == Py_None)
