@@ -18,7 +18,9 @@ WARNINGS := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-pr
     -Wpointer-arith -Wformat=2 -Wundef -Werror
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
 
-.PHONY: help serve echo test check-py check-c lint clean system system-test
+ROUNDS := 10
+
+.PHONY: help serve echo test check-py check-c check-bench fuzz lint bench clean system system-test system-fuzz
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -41,6 +43,9 @@ check-c: $(C_TESTS) build/replay_frames ## run the tests of the core and the fra
 	@for test in $(C_TESTS); do echo "$$test"; "$$test" || exit; done
 	build/replay_frames tests/fuzz/corpus/*
 
+check-bench: build/native $(VENV)/bench ## run the tests of the benchmarks
+	$(PY) -m pytest benchmarks $(ARGS)
+
 fuzz: build/fuzz_frames ## fuzz the framings for FUZZ_SECONDS; what it finds goes into build/corpus
 	@mkdir -p build/corpus
 	$< -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 -artifact_prefix=build/ build/corpus tests/fuzz/corpus
@@ -50,16 +55,21 @@ lint: $(VENV)/lint ## check style, types and the C compilers' warnings
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) -m mypy --no-explicit-package-bases tests/typing/*.py
-	$(VENV)/bin/clang-format --dry-run -Werror $(EXTENSION) $(C_TEST_SOURCES)
+	$(VENV)/bin/clang-format --dry-run -Werror $(EXTENSION) $(C_TEST_SOURCES) $(wildcard benchmarks/*/*.[ch])
 	@include="$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
-	for compiler in $(CC) $(CLANG); do for file in $(filter %.c,$(EXTENSION)); do \
+	for compiler in $(CC) $(CLANG); do for file in $(filter %.c,$(EXTENSION)) $(wildcard benchmarks/*/*.c); do \
 	    echo "$$compiler $$file"; \
 	    $$compiler -std=c11 -O2 $(WARNINGS) -Ievio_ext -isystem "$$include" -c -o /dev/null $$file || exit; \
 	done; done
 
+bench: bench-all ## run the benchmarks, some 16 minutes; bench-echo runs one, ROUNDS=4 takes a quick look
+
+bench-%: build/native $(VENV)/bench
+	@$(PY) -m benchmarks $(filter-out all,$*) --rounds $(ROUNDS) $(ARGS)
+
 clean: ## remove everything that make has made
 	rm -rf $(VENV) build dist evio.egg-info evio/_native.*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find evio examples tests -name __pycache__ -exec rm -rf {} +
+	find evio benchmarks examples tests -name __pycache__ -exec rm -rf {} +
 
 # The files from here on are stamps: their dates say when the thing was last done.
 
@@ -69,7 +79,7 @@ $(VENV)/made: | system
 	@echo '$(CURDIR)' > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/evio.pth"
 	@touch $@
 
-$(VENV)/test $(VENV)/lint: pyproject.toml $(VENV)/made
+$(VENV)/test $(VENV)/lint $(VENV)/bench: pyproject.toml $(VENV)/made
 	$(PIP) --group $(@F)
 	@touch $@
 
