@@ -131,8 +131,8 @@ def readme(results: list[Saved]) -> str:
 allows. What counts is the server's CPU time for a request, since throughput mostly tells how fast the client
 is. [How it measures](docs/benchmarks.md) and [all results](benchmarks/results/README.md) have pages of their own.
 
+{redis_table(results)}
 {chr(10).join(charts)}
-{goals_table(results)}
 Measured on {where}; the figures are medians of {rounds} rounds, and ratios are taken within a round. What it means:
 
 - Redis' commands come 128 at a time and go to one key. There `resp.Runs` gains most: a run of commands costs
@@ -141,6 +141,22 @@ Measured on {where}; the figures are medians of {rounds} rounds, and ratios are 
 - Pipelined, `redis-benchmark` is busier than the servers: its requests per second are no limit of theirs.
 - The clone does less than Redis: one type of value, no replication, no memory limit. Both ran without persistence.
 """
+
+
+def redis_table(results: list[Saved]) -> str:
+    """Return how the Redis clone does beside Redis, for each command."""
+    rows = []
+    for saved in results:
+        if saved["name"] not in ("resp", "random"):
+            continue
+        keys = "" if saved["name"] == "resp" else ", a million keys"
+        for case, samples in saved["cases"].items():
+            peer = next((name for name in samples if name not in (EVIO, FLOOR, COMMANDS)), "Redis")
+            speeds = [column(samples, name, "per_second") for name in (peer, EVIO)]
+            less = ratio(samples, peer, EVIO, "cpu_us")
+            shown = [f"{speed.median:,.0f}" if speed else "" for speed in speeds]
+            rows.append((case.split(",")[0] + keys, *shown, f"{less.median:.1f} times less" if less else ""))
+    return table(("`redis-benchmark -P 128`", "Redis, requests/s", "evio, requests/s", "evio's CPU per request"), rows)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -128,9 +128,13 @@ def test_page() -> None:
 def test_text_for_the_readme() -> None:
     goals = [{"row": 1, "work": "speed", "measured": [5, 5, 5], "sense": "≥", "bound": 4.5, "unit": "", "met": True}]
     about = {"cpu": "2 of something", "system": "Linux", "python": "CPython", "redis": "Redis 7"}
-    text = report.readme([result("resp", {"SET": COSTS}, goals=goals, machine=about)])
+    samples: Samples = {
+        "Redis 7": [{"cpu_us": 0.5, "per_second": 2e6}],
+        EVIO: [{"cpu_us": 0.1, "per_second": 4e6}],
+    }
+    text = report.readme([result("resp", {"SET": samples}, goals=goals, machine=about)])
     assert "![Title of resp](benchmarks/results/resp.svg)" in text
-    assert "| 1 | speed | **5.00** | ≥ 4.5 | yes |" in text
+    assert "| SET | 2,000,000 | 4,000,000 | 5.0 times less |" in text
     assert "2 of something, Linux, CPython, Redis 7" in text
 
 

@@ -709,7 +709,7 @@ class AppendOnlyFile:
         try:
             while at < len(data):
                 args, behind = read_command(data, at)
-                if b"-ERR" in client.execute(args):
+                if b"-ERR" in client.execute([args[0].upper(), *args[1:]]):
                     raise ValueError
                 at = behind
                 count += 1

@@ -9,9 +9,6 @@
 /* Requests of up to this many arguments need no memory before they are complete. */
 #define ARGS_ON_STACK 64
 
-/* A run's lists are made for as many requests as it may have, and for at most this many. */
-#define PRESIZE_MAX 1024
-
 typedef struct {
     DecoderObject decoder;
     struct resp_parser parser;
@@ -190,12 +187,14 @@ struct spelling {
     PyObject *spelt, *name;
 };
 
-/* The run that requests are being added to. Its lists have `room` places, of which `count` are filled. */
+/* The run that requests are being added to. Its arguments are kept request after request, and become lists of the right
+ * length when it ends: nobody sees one that is half filled. */
 struct run {
     PyObject *name; /* NULL: there is none */
-    PyObject *columns;
-    size_t nargs;
-    Py_ssize_t count, room;
+    size_t ncolumns;
+    Py_ssize_t count;
+    PyObject **cells; /* references, or NULL where one has been moved */
+    size_t ncells, room;
     struct spelling spellings[SPELLINGS];
     size_t nspellings; /* all that there were: a new one takes the place of the oldest */
 };
@@ -203,7 +202,41 @@ struct run {
 static void drop_run(struct run *run)
 {
     Py_CLEAR(run->name);
-    Py_CLEAR(run->columns);
+    while (run->ncells > 0)
+        Py_XDECREF(run->cells[--run->ncells]);
+}
+
+/* Makes room for so many requests more. */
+static int reserve(struct run *run, size_t nrequests)
+{
+    size_t needed =
+        run->ncells + nrequests * run->ncolumns; /* no more than the bytes that were fed */
+    if (needed <= run->room)
+        return 0;
+    size_t room = needed + needed / 2 + 16;
+    PyObject **cells = PyMem_Resize(run->cells, PyObject *, room);
+    if (cells == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    run->cells = cells;
+    run->room = room;
+    return 0;
+}
+
+/* Moves the arguments at a position into a list, and puts that in the place of the first of them. */
+static int make_column(struct run *run, size_t position)
+{
+    PyObject *column = PyList_New(run->count);
+    if (column == NULL)
+        return -1;
+    PyObject **cell = &run->cells[position];
+    for (Py_ssize_t i = 0; i < run->count; i++, cell += run->ncolumns) {
+        PyList_SET_ITEM(column, i, *cell);
+        *cell = NULL;
+    }
+    run->cells[position] = column;
+    return 0;
 }
 
 /* Appends the run to the messages, if there is one. */
@@ -211,15 +244,19 @@ static int end_run(struct run *run, PyObject *messages)
 {
     if (run->name == NULL)
         return 0;
-    int error = 0;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(run->columns) && run->count < run->room; i++)
-        error |= PyList_SetSlice(PyTuple_GET_ITEM(run->columns, i), run->count, run->room, NULL);
-    PyObject *message =
-        error == 0 ? Py_BuildValue("OnO", run->name, run->count, run->columns) : NULL;
-    error = message != NULL ? PyList_Append(messages, message) : -1;
-    Py_XDECREF(message);
+    for (size_t i = 0; i < run->ncolumns; i++)
+        if (make_column(run, i) < 0)
+            return -1;
+    PyObject *columns = PyTuple_New((Py_ssize_t)run->ncolumns);
+    if (columns == NULL)
+        return -1;
+    for (size_t i = 0; i < run->ncolumns; i++) {
+        PyTuple_SET_ITEM(columns, (Py_ssize_t)i, run->cells[i]);
+        run->cells[i] = NULL;
+    }
+    PyObject *message = Py_BuildValue("OnN", run->name, run->count, columns);
     drop_run(run);
-    return error;
+    return append_new(messages, message);
 }
 
 /* What a name that is spelt so comes as: in upper case, where it is known; else as it is spelt. */
@@ -270,69 +307,24 @@ static bool is_same_name(PyObject *one, PyObject *other)
             memcmp(PyBytes_AS_STRING(one), PyBytes_AS_STRING(other), (size_t)nbytes) == 0);
 }
 
-/* How many requests the run may come to: as many as fit behind the first one, if the next is like it. */
-static Py_ssize_t expected(const char *request, size_t taken, size_t nbytes,
-                           const struct resp_arg *name)
-{
-    size_t head = name->at + name->nbytes, more = nbytes / taken;
-    if (more < 2 || nbytes - taken < head || memcmp(request, request + taken, head) != 0)
-        return 1;
-    return more < PRESIZE_MAX ? (Py_ssize_t)more : PRESIZE_MAX;
-}
-
-static int begin_run(struct run *run, PyObject *name, size_t nargs, Py_ssize_t room)
-{
-    run->name = Py_NewRef(name);
-    run->columns = PyTuple_New((Py_ssize_t)nargs - 1);
-    run->nargs = nargs;
-    run->count = 0;
-    run->room = room;
-    if (run->columns == NULL)
-        return -1;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(run->columns); i++) {
-        PyObject *column = PyList_New(room);
-        if (column == NULL)
-            return -1;
-        PyTuple_SET_ITEM(run->columns, i, column);
-    }
-    return 0;
-}
-
 /* Ends the run before a request unless it is like it, and begins one that is. */
-static int choose_run(const RespObject *self, struct run *run, const char *request, size_t taken,
-                      size_t nbytes, PyObject *messages)
+static int choose_run(const RespObject *self, struct run *run, const char *request,
+                      PyObject *messages)
 {
-    const struct resp_parser *parser = &self->parser;
+    size_t ncolumns = self->parser.nargs - 1;
     PyObject *name = name_of(self, run, request);
     if (name == NULL)
         return -1;
-    if (run->name != NULL && run->nargs == parser->nargs && is_same_name(run->name, name))
+    if (run->name != NULL && run->ncolumns == ncolumns && is_same_name(run->name, name))
         return 0;
-    if (end_run(run, messages) < 0)
+    Py_INCREF(name); /* the spellings may lose it to what runs while the lists are made */
+    if (end_run(run, messages) < 0) {
+        Py_DECREF(name);
         return -1;
-    return begin_run(run, name, parser->nargs, expected(request, taken, nbytes, &parser->args[0]));
-}
-
-/* Adds a reference to a column. */
-static int add_to_column(const struct run *run, PyObject *column, Py_ssize_t at, PyObject *bytes)
-{
-    if (at >= run->room)
-        return PyList_Append(column, bytes);
-    PyList_SET_ITEM(column, at, Py_NewRef(bytes));
-    return 0;
-}
-
-/* Adds the run's last request so many times more. */
-static int repeat_in_run(struct run *run, size_t times)
-{
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(run->columns); i++) {
-        PyObject *column = PyTuple_GET_ITEM(run->columns, i);
-        PyObject *bytes = PyList_GET_ITEM(column, run->count - 1);
-        for (size_t n = 0; n < times; n++)
-            if (add_to_column(run, column, run->count + (Py_ssize_t)n, bytes) < 0)
-                return -1;
     }
-    run->count += (Py_ssize_t)times;
+    run->name = name;
+    run->ncolumns = ncolumns;
+    run->count = 0;
     return 0;
 }
 
@@ -340,19 +332,29 @@ static int repeat_in_run(struct run *run, size_t times)
  * repeat in pipelines, and a key that was hashed once is quicker to look up. */
 static int add_to_run(struct run *run, const char *request, const struct resp_arg *args)
 {
-    Py_ssize_t last = run->count - 1;
-    int error = 0;
-    for (size_t i = 1; i < run->nargs; i++) {
-        PyObject *column = PyTuple_GET_ITEM(run->columns, (Py_ssize_t)i - 1), *bytes;
-        if (last >= 0 && is_same(PyList_GET_ITEM(column, last), request, &args[i]))
-            bytes = Py_NewRef(PyList_GET_ITEM(column, last));
+    if (reserve(run, 1) < 0)
+        return -1;
+    for (size_t i = 1; i <= run->ncolumns; i++) {
+        PyObject *bytes = run->count > 0 ? run->cells[run->ncells - run->ncolumns] : NULL;
+        if (bytes != NULL && is_same(bytes, request, &args[i]))
+            Py_INCREF(bytes);
         else if ((bytes = argument(request, &args[i])) == NULL)
             return -1;
-        error |= add_to_column(run, column, run->count, bytes);
-        Py_DECREF(bytes);
+        run->cells[run->ncells++] = bytes;
     }
     run->count++;
-    return error;
+    return 0;
+}
+
+/* Adds the run's last request so many times more. */
+static int repeat_in_run(struct run *run, size_t times)
+{
+    if (reserve(run, times) < 0)
+        return -1;
+    for (size_t n = times * run->ncolumns; n > 0; n--, run->ncells++)
+        run->cells[run->ncells] = Py_NewRef(run->cells[run->ncells - run->ncolumns]);
+    run->count += (Py_ssize_t)times;
+    return 0;
 }
 
 static Py_ssize_t read_runs(RespObject *self, struct run *run, const char *data, size_t nbytes,
@@ -370,7 +372,7 @@ static Py_ssize_t read_runs(RespObject *self, struct run *run, const char *data,
         }
         size_t again = 0;
         if (parser->nargs > 0) {
-            if (choose_run(self, run, request, (size_t)taken, nbytes - used, messages) < 0 ||
+            if (choose_run(self, run, request, messages) < 0 ||
                 add_to_run(run, request, parser->args) < 0)
                 return -1;
             again = repeats(request, (size_t)taken, nbytes - used);
@@ -390,6 +392,7 @@ static Py_ssize_t RunsDecoder_decode(DecoderObject *self, const char *data, size
     resp_resume(&resp->parser, args, COUNT(args));
     Py_ssize_t used = read_runs(resp, &run, data, nbytes, messages);
     drop_run(&run);
+    PyMem_Free(run.cells);
     for (size_t i = 0; i < SPELLINGS; i++) {
         Py_XDECREF(run.spellings[i].spelt);
         Py_XDECREF(run.spellings[i].name);

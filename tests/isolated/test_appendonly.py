@@ -185,6 +185,12 @@ def test_expiry_is_written_as_a_deletion(example: ModuleType, tmp_path: Path) ->
     assert data == b"".join([*put, request("DEL", "a"), request("DEL", "b")])
 
 
+def test_names_are_loaded_as_redis_spells_them(example: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "appendonly.aof").write_bytes(request("set", "a", "1") + request("Incr", "a"))
+    with opened(example, tmp_path) as server:
+        assert server.db.values == {b"a": b"2"}
+
+
 def test_nothing_expires_while_loading(example: ModuleType, tmp_path: Path) -> None:
     """A deadline that has passed since may have been moved by a later command."""
     data = request("SET", "a", "1", "PXAT", "1") + request("PEXPIREAT", "a", "99999999999999")

@@ -146,7 +146,7 @@ def test_netstrings(tmp_path: Path) -> None:
             assert replies.read(1006) == b"1000:" + b"x" * 1000 + b","
             sock.sendall(b":a,")
             assert replies.read(4) == b"1:a,"
-        for bad in (b"1001", b"10000", b":", b"x", b"-1:", b"1 :a,"):
+        for bad in (b"1001", b"10000", b"00000", b":", b"x", b"-1:", b"1 :a,"):
             with server.client() as (sock, replies):
                 sock.sendall(b"1:a," + bad)
                 assert replies.read() == b"1:a,10:bad length,"
