@@ -62,7 +62,7 @@ lint: $(VENV)/lint ## check style, types and the C compilers' warnings
 	    $$compiler -std=c11 -O2 $(WARNINGS) -Ievio_ext -isystem "$$include" -c -o /dev/null $$file || exit; \
 	done; done
 
-bench: bench-all ## run the benchmarks, some 16 minutes; bench-echo runs one, ROUNDS=4 takes a quick look
+bench: bench-all ## run the benchmarks, some 17 minutes; bench-echo runs one, ROUNDS=4 takes a quick look
 
 bench-%: build/native $(VENV)/bench
 	@$(PY) -m benchmarks $(filter-out all,$*) --rounds $(ROUNDS) $(ARGS)

@@ -22,7 +22,7 @@ def describe(redis: list[str]) -> dict[str, str]:
     about = {
         "cpu": f"{os.cpu_count()} of {cpu_model()}",
         "memory": f"{memory:.0f} GiB",
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "compiler": first_line(os.environ.get("CC", "cc").split()[0]),
         "evio": f"{evio.__version__} on {evio.engine}",

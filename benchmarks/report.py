@@ -127,19 +127,24 @@ def readme(results: list[Saved]) -> str:
     where = ", ".join(machine[what] for what in ("cpu", "system", "python", "redis"))
     rounds = min(saved["rounds"] for saved in results)
     return f"""\
-`make bench` compares evio with its peers, and with *the floor*, a C program that does the least that the work
-allows. What counts is the server's CPU time for a request, since throughput mostly tells how fast the client
-is. [How it measures](docs/benchmarks.md) and [all results](benchmarks/results/README.md) have pages of their own.
+`make bench`, which takes some 17 minutes, compares evio with its peers, and with *the floor*, a C program that
+does the least that the work allows. What counts is the server's CPU time for a request, since throughput mostly
+tells how fast the client is. [How it measures](docs/benchmarks.md) and [all results](benchmarks/results/README.md)
+have pages of their own.
 
 {redis_table(results)}
 {chr(10).join(charts)}
-Measured on {where}; the figures are medians of {rounds} rounds, and ratios are taken within a round. What it means:
+Measured on {where}; the figures are medians of
+{rounds} rounds, and ratios are taken within a round. What it means:
 
-- Redis' commands come 128 at a time and go to one key. There `resp.Runs` gains most: a run of commands costs
+- Redis' commands come 128 at a time, all alike. There `resp.Runs` gains most: a run of commands costs
   Python a few calls, not a few for each. Without pipelining the kernel's share decides, as in the echo.
-- With a million keys at random (row 4) most of the time goes to waiting for memory, in Redis as in a dict.
-- Pipelined, `redis-benchmark` is busier than the servers: its requests per second are no limit of theirs.
+- With one key the requests are the same to the byte, and evio does not read the same request twice in a row.
+  With a million keys at random they differ, and most of the time goes to waiting for memory, in Redis as in a dict.
+- `redis-benchmark` has one thread too, and with evio it is the busier of the two: requests per second are no limit
+  of evio's.
 - The clone does less than Redis: one type of value, no replication, no memory limit. Both ran without persistence.
+
 """
 
 

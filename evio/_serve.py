@@ -57,8 +57,9 @@ def serve(
         ticker: `ticker(ctx)`, called once before the first accept, then 1 to 60 times a second.
             Returns False to stop the server.
         ctx: passed to every callback as it is.
-        frame: an object whose `decoder()` makes a decoder for each connection; `handle` is then
-            given the list of messages that the decoder's `feed(data)` returned.
+        frame: evio.Lines, evio.Prefixed, evio.resp.Commands, evio.resp.Runs, or an object whose
+            `decoder()` makes a decoder for each connection; `handle` is then given the list of
+            messages that the decoder's `feed(data)` returned.
         idle_timeout: seconds without a byte in either direction after which a connection is
             closed with TimeoutError; None for never.
         max_conns: how many connections are open at a time; more wait in the backlog. None for no limit.

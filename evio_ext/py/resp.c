@@ -117,11 +117,25 @@ static int append_new(PyObject *messages, PyObject *list)
     return error;
 }
 
+/* Appends a request so many times, each a list of its own. `name` is the one of the request before, and then of this. */
+static int append_commands(PyObject *messages, const char *request,
+                           const struct resp_parser *parser, size_t times, PyObject **name)
+{
+    PyObject *first = command(request, parser, *name);
+    if (first == NULL)
+        return -1;
+    Py_XSETREF(*name, Py_NewRef(PyList_GET_ITEM(first, 0)));
+    int error = PyList_Append(messages, first);
+    for (; times > 1 && error == 0; times--)
+        error = append_new(messages, PyList_GetSlice(first, 0, (Py_ssize_t)parser->nargs));
+    Py_DECREF(first);
+    return error;
+}
+
 static Py_ssize_t read_commands(RespObject *self, const char *data, size_t nbytes,
-                                PyObject *messages)
+                                PyObject *messages, PyObject **name)
 {
     const struct resp_parser *parser = &self->parser;
-    PyObject *last = NULL; /* borrowed from the messages, as is its name */
     size_t used = 0;
     for (;;) {
         const char *request = data + used;
@@ -130,18 +144,13 @@ static Py_ssize_t read_commands(RespObject *self, const char *data, size_t nbyte
             return (Py_ssize_t)used;
         if (taken < 0)
             return raise_bad(self, taken);
+        size_t times = 1;
         if (parser->nargs > 0) {
-            PyObject *name = last != NULL ? PyList_GET_ITEM(last, 0) : NULL;
-            last = command(request, parser, name);
-            if (append_new(messages, last) < 0)
+            times += repeats(request, (size_t)taken, nbytes - used);
+            if (append_commands(messages, request, parser, times, name) < 0)
                 return -1;
-            for (size_t n = repeats(request, (size_t)taken, nbytes - used); n > 0; n--) {
-                if (append_new(messages, PyList_GetSlice(last, 0, PyList_GET_SIZE(last))) < 0)
-                    return -1;
-                used += (size_t)taken;
-            }
         }
-        used += (size_t)taken;
+        used += (size_t)taken * times;
     }
 }
 
@@ -150,8 +159,11 @@ static Py_ssize_t CommandsDecoder_decode(DecoderObject *self, const char *data, 
 {
     RespObject *resp = (RespObject *)self;
     struct resp_arg args[ARGS_ON_STACK];
+    PyObject *name = NULL;
     resp_resume(&resp->parser, args, COUNT(args));
-    return suspend(resp, read_commands(resp, data, nbytes, messages));
+    Py_ssize_t used = read_commands(resp, data, nbytes, messages, &name);
+    Py_XDECREF(name);
+    return suspend(resp, used);
 }
 
 static PyObject *CommandsDecoder_new(PyTypeObject *type, PyObject *args,
@@ -317,12 +329,9 @@ static int choose_run(const RespObject *self, struct run *run, const char *reque
         return -1;
     if (run->name != NULL && run->ncolumns == ncolumns && is_same_name(run->name, name))
         return 0;
-    Py_INCREF(name); /* the spellings may lose it to what runs while the lists are made */
-    if (end_run(run, messages) < 0) {
-        Py_DECREF(name);
+    if (end_run(run, messages) < 0)
         return -1;
-    }
-    run->name = name;
+    run->name = Py_NewRef(name);
     run->ncolumns = ncolumns;
     run->count = 0;
     return 0;
@@ -370,16 +379,14 @@ static Py_ssize_t read_runs(RespObject *self, struct run *run, const char *data,
                 return -1;
             return taken == FRAME_PARTIAL ? (Py_ssize_t)used : raise_bad(self, taken);
         }
-        size_t again = 0;
+        size_t times = 1;
         if (parser->nargs > 0) {
+            times += repeats(request, (size_t)taken, nbytes - used);
             if (choose_run(self, run, request, messages) < 0 ||
-                add_to_run(run, request, parser->args) < 0)
-                return -1;
-            again = repeats(request, (size_t)taken, nbytes - used);
-            if (again > 0 && repeat_in_run(run, again) < 0)
+                add_to_run(run, request, parser->args) < 0 || repeat_in_run(run, times - 1) < 0)
                 return -1;
         }
-        used += (size_t)taken * (again + 1);
+        used += (size_t)taken * times;
     }
 }
 
