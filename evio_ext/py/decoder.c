@@ -36,10 +36,8 @@ bool decoder_check(const module_state *state, PyObject *object)
 
 int raise_made(PyObject *exception)
 {
-    if (exception != NULL) {
-        PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
-        Py_DECREF(exception);
-    }
+    if (exception != NULL)
+        raise_exception(exception);
     return -1;
 }
 
@@ -48,15 +46,11 @@ static void attach_messages(module_state *state, PyObject *messages)
 {
     if (!PyErr_ExceptionMatches(state->FrameError))
         return;
-    PyObject *type, *error, *traceback;
-    PyErr_Fetch(&type, &error, &traceback);
-    PyErr_NormalizeException(&type, &error, &traceback);
-    if (PyObject_SetAttr(error, state->str_messages, messages) < 0) {
-        Py_XDECREF(type);
-        Py_XDECREF(error);
-        Py_XDECREF(traceback);
-    } else
-        PyErr_Restore(type, error, traceback);
+    PyObject *error = take_exception();
+    if (PyObject_SetAttr(error, state->str_messages, messages) < 0)
+        Py_DECREF(error);
+    else
+        raise_exception(error);
 }
 
 /* Decodes what is held and the next piece behind it, and holds what is left. Returns 0, or -1 with an exception set. */

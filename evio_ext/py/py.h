@@ -40,8 +40,7 @@ typedef struct {
     PyObject *intern_name;
     PyObject *encoders[ENCODERS]; /* the twins */
     PyMethodDef methods[ENCODERS];
-    PyObject *
-        docs[ENCODERS]; /* what the methods' ml_doc points into: goes with the module, not before */
+    PyObject *docs[ENCODERS]; /* what ml_doc points into: goes with the module, not before */
     /* evio._replies */
     PyObject *parse;
     PyObject *parse_tick;
@@ -61,6 +60,10 @@ typedef struct {
     PyObject *str_reply;
     PyObject *str_protocol;
 } module_state;
+
+/* Takes the exception that is set, and raises one, taking it over: errors.c. */
+PyObject *take_exception(void);
+void raise_exception(PyObject *exception);
 
 extern PyType_Spec Loop_spec; /* loop.c */
 extern PyType_Spec Wake_spec; /* wake.c */
@@ -111,7 +114,7 @@ PyObject *decoder_feed(DecoderObject *self, const char *data, size_t nbytes);
  * is set already. Returns -1. */
 int raise_made(PyObject *exception);
 
-extern PyMethodDef decoder_methods[];
+extern PyMethodDef decoder_methods[]; /* what each of the types has: feed */
 
 /* Adds the encoders to the module: encode.c. Returns 0, or -1 with an exception set. */
 int encoders_add(PyObject *module);

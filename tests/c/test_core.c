@@ -4,6 +4,7 @@
 #include "../../evio_ext/core/config.h"
 #include "../../evio_ext/core/buf.h"
 #include "../../evio_ext/core/evio.h"
+#include "check.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -17,20 +18,6 @@
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
-
-static int npassed, nfailed;
-
-#define CHECK(condition) check(condition, #condition, __func__, __LINE__)
-
-static void check(bool holds, const char *what, const char *where, int line)
-{
-    if (holds) {
-        npassed++;
-        return;
-    }
-    nfailed++;
-    printf("%s:%d: not so: %s\n", where, line, what);
-}
 
 /* the server */
 
@@ -513,6 +500,5 @@ int main(void)
     test_max_pending();
     test_wakes();
     test_stop_flushes();
-    printf("%d passed, %d failed\n", npassed, nfailed);
-    return nfailed != 0;
+    return checked();
 }

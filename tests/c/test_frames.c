@@ -2,24 +2,11 @@
 
 #include "../../evio_ext/core/config.h" /* which asks libc for MAP_ANONYMOUS */
 
+#include "check.h"
 #include "reader.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
-
-static int npassed, nfailed;
-
-#define CHECK(condition) check(condition, #condition, __func__, __LINE__)
-
-static void check(bool holds, const char *what, const char *where, int line)
-{
-    if (holds) {
-        npassed++;
-        return;
-    }
-    nfailed++;
-    printf("%s:%d: not so: %s\n", where, line, what);
-}
 
 #define REQUESTS                                                                                   \
     "*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$12\r\nhello\r\nworld\r\n"                                    \
@@ -150,6 +137,5 @@ int main(void)
     test_requests();
     test_no_byte_behind_the_end_is_read();
     test_memory_follows_the_bytes_received();
-    printf("%d passed, %d failed\n", npassed, nfailed);
-    return nfailed != 0;
+    return checked();
 }
