@@ -13,7 +13,7 @@ C_TESTS := $(patsubst tests/c/%.c,build/c/%,$(wildcard tests/c/*.c))
 C_TEST_SOURCES := $(wildcard tests/c/*.[ch] tests/fuzz/*.c)
 FUZZ_SECONDS := 60
 
-CLANG := $(firstword $(wildcard /usr/bin/clang /usr/bin/clang-[1-9]*))
+CLANG := $(firstword $(wildcard /usr/bin/clang /usr/bin/clang-[1-9]*) $(shell command -v clang))
 WARNINGS := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
     -Wpointer-arith -Wformat=2 -Wundef -Werror
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
@@ -115,7 +115,9 @@ if not os.environ.get("EVIO_NO_EXTENSION"):
         missing["gcc"] = "a C compiler ($(firstword $(CC)))"
     if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
         missing["python3-dev"] = "Python's headers (Python.h)"
-for tool, package in ("redis-server", "redis-server"), ("redis-cli", "redis-tools"), ("clang", "clang"):
+if "clang" in sys.argv and not "$(CLANG)":
+    missing["clang"] = "clang"
+for tool, package in ("redis-server", "redis-server"), ("redis-cli", "redis-tools"):
     if tool in sys.argv and shutil.which(tool) is None:
         missing[package] = tool
 if missing:

@@ -141,8 +141,8 @@ Measured on {where}; the figures are medians of
   Python a few calls, not a few for each. Without pipelining the kernel's share decides, as in the echo.
 - With one key the requests are the same to the byte, and evio does not read the same request twice in a row.
   With a million keys at random they differ, and most of the time goes to waiting for memory, in Redis as in a dict.
-- `redis-benchmark` has one thread too, and with evio it is the busier of the two: requests per second are no limit
-  of evio's.
+- `redis-benchmark` has one thread too, and with one key it is the busier of the two: requests per second are then
+  no limit of evio's.
 - The clone does less than Redis: one type of value, no replication, no memory limit. Both ran without persistence.
 
 """
@@ -191,10 +191,9 @@ def goals_table(results: list[Saved]) -> str:
 
 
 def section(saved: Saved) -> str:
-    rounds = "round" if saved["rounds"] == 1 else "rounds"
-    text = (
-        f"{saved['title']}. {saved['rounds']} {rounds}, {saved['taken']}.\n\n![{saved['title']}]({saved['name']}.svg)\n"
-    )
+    taken = max((len(runs) for samples in saved["cases"].values() for runs in samples.values()), default=0)
+    rounds = "1 round" if taken == 1 else f"{taken} rounds"
+    text = f"{saved['title']}. {rounds}, {saved['taken']}.\n\n![{saved['title']}]({saved['name']}.svg)\n"
     for case, samples in saved["cases"].items():
         text += "\n" + case_table(case, samples)
     if saved["missing"]:

@@ -4,10 +4,10 @@ What they promise is said where their like in Python is: `_engine.Loop`, `_wake.
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal, Self, TypeAlias, final
+from typing import Any, Literal, Self, final
 
 from . import _wake
-from ._resp import Run
+from ._resp import Run, _BytesLike
 from ._types import Accept, BytesLike, Closed, Frame, Handle, Ticker
 
 #: "epoll" or "kqueue".
@@ -61,8 +61,6 @@ class CommandsDecoder:
 class RunsDecoder:
     def __new__(cls, max_size: int, names: dict[bytes, bytes] | None, /) -> Self: ...
     def feed(self, data: bytes, /) -> list[Run]: ...
-
-_BytesLike: TypeAlias = bytes | bytearray | memoryview
 
 def simple(text: str | bytes) -> bytes: ...
 def error(text: str | bytes) -> bytes: ...

@@ -99,10 +99,8 @@ def serve(
             for option in socket_options(nodelay, keepalive):
                 listener.setsockopt(*option)
             nodelay, keepalive = False, 0  # there is nothing left to set
-        loop = loop_for(compat)(
-            *(listener.fileno(), interrupts.fileno(), handle, accept, closed, ticker, ctx, frame),
-            *(*limits, nodelay, keepalive),
-        )
+        fds = listener.fileno(), interrupts.fileno()
+        loop = loop_for(compat)(*fds, handle, accept, closed, ticker, ctx, frame, *limits, nodelay, keepalive)
 
         def leave() -> None:
             loop.abandon()

@@ -407,15 +407,10 @@ static void receive(struct evio_conn *conn)
     char *data = conns->buffer;
     void *owner = NULL;
     if (conn->filled) { /* a buffer of the right size: one that is cut afterwards keeps malloc from reusing it */
-        size_t available = evio__available(conn->fd);
-        if (available > BUFFER_SIZE) {
-            available = available < READ_MAX ? available : READ_MAX;
-            owner = hooks->buffer(conns->server, available, &data);
-        }
-        if (owner != NULL)
-            size = available;
-        else /* little, or no memory for more */
-            data = conns->buffer;
+        size_t large = evio__available(conn->fd);
+        large = large < READ_MAX ? large : READ_MAX;
+        if (large > BUFFER_SIZE && (owner = hooks->buffer(conns->server, large, &data)) != NULL)
+            size = large; /* else there is little, or no memory for more */
     }
     ssize_t n = evio__recv(conn->fd, data, size);
     if (n <= 0) {

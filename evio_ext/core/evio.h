@@ -81,8 +81,8 @@ typedef struct {
     /* No connection can be accepted for now, with a negative errno. Once for each episode. KEEP or STOP. */
     int (*accept_paused)(void *server, int error);
 
-    /* A buffer of `nbytes` to receive into: stores where it begins, returns its owner, or NULL if
-     * there is no memory. It comes back through `data`, or through `release` if nothing came. */
+    /* A buffer of `nbytes` to receive into: stores where it begins, returns its owner; or NULL,
+     * storing nothing, if there is no memory. It comes back through `data`, or through `release` if nothing came. */
     void *(*buffer)(void *server, size_t nbytes, char **data);
 
     /* The owner of a piece is needed for longer, or no longer. */

@@ -46,8 +46,7 @@ static int move_args(struct resp_parser *parser, size_t room)
 
 int resp_suspend(struct resp_parser *parser)
 {
-    bool partial = parser->missing > 0;
-    if (!partial)
+    if (parser->missing == 0)
         resp_clear(parser);
     else if (parser->borrowed)
         return move_args(parser, parser->nargs + 1);

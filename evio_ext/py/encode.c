@@ -184,7 +184,7 @@ static PyObject *encode_bulk(PyObject *module, PyObject *const *args, Py_ssize_t
     size_t nbytes, size = 0;
     if (protocol != 0 && args[0] == Py_None)
         return Py_NewRef(state->nulls[protocol - 2]);
-    if (protocol == 0 || !read_text(args[0], &data, &nbytes) || nbytes > PY_SSIZE_T_MAX / 2 ||
+    if (protocol == 0 || !read_text(args[0], &data, &nbytes) ||
         !add_size(&size, resp_bulk_size(nbytes)))
         return twin(module, BULK, args, nargs, kwnames);
     PyObject *reply = new_bytes(size, &out);
@@ -373,9 +373,11 @@ static int write_head(struct writer *writer, char mark, int64_t number)
 
 static int write_text(struct writer *writer, const char *data, size_t nbytes)
 {
-    if (write_head(writer, '$', (int64_t)nbytes) < 0 || write_raw(writer, data, nbytes) < 0)
+    char *out = reserve(writer, resp_bulk_size(nbytes));
+    if (out == NULL)
         return -1;
-    return write_raw(writer, "\r\n", 2);
+    writer->nbytes += (size_t)(write_bulk(out, data, nbytes) - out);
+    return 0;
 }
 
 static int write_float(struct writer *writer, double number)
@@ -454,9 +456,10 @@ static int write_value(struct writer *writer, PyObject *value)
         return write_raw(writer, value == Py_True ? "#t\r\n" : "#f\r\n", 4);
     if (read_integer(value, &number))
         return write_head(writer, ':', number);
-    if (value == Py_None)
-        return write_raw(writer, writer->protocol == 3 ? "_\r\n" : "$-1\r\n",
-                         writer->protocol == 3 ? 3 : 5);
+    if (value == Py_None) {
+        PyObject *null = writer->state->nulls[writer->protocol - 2];
+        return write_raw(writer, PyBytes_AS_STRING(null), (size_t)PyBytes_GET_SIZE(null));
+    }
     if (PyFloat_CheckExact(value))
         return write_float(writer, PyFloat_AS_DOUBLE(value));
     if (!PyList_CheckExact(value) && !PyTuple_CheckExact(value) && !PyDict_CheckExact(value) &&

@@ -170,7 +170,7 @@ static PyModuleDef_Slot module_slots[] = {
 static struct PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,
     .m_name = "evio._native",
-    .m_doc = PyDoc_STR("The native engine: evio's event loop in C."),
+    .m_doc = PyDoc_STR("evio in C: the event loop, the decoders, and the encoders of replies."),
     .m_size = sizeof(module_state),
     .m_slots = module_slots,
     .m_traverse = module_traverse,

@@ -1,4 +1,5 @@
-/* What the files of the binding share: the module's state, its types, replies and decoders. */
+/* What the files of the binding share: the module's state, its types, replies, decoders and
+ * encoders. */
 
 #ifndef EVIO_PY_H
 #define EVIO_PY_H
@@ -97,6 +98,7 @@ struct decoder {
 
 extern PyType_Spec *const decoder_specs[DECODERS];
 extern PyType_Spec CommandsDecoder_spec, RunsDecoder_spec; /* resp.c */
+extern PyMethodDef decoder_methods[];                      /* feed */
 
 /* Returns a new object of a decoder type, zeroed behind what it begins with, or NULL with an exception set. */
 void *decoder_new(PyTypeObject *type, decode_function decode);
@@ -113,8 +115,6 @@ PyObject *decoder_feed(DecoderObject *self, const char *data, size_t nbytes);
 /* Raises an exception that was made by one of the package's functions, taking it over; NULL is one that
  * is set already. Returns -1. */
 int raise_made(PyObject *exception);
-
-extern PyMethodDef decoder_methods[]; /* what each of the types has: feed */
 
 /* Adds the encoders to the module: encode.c. Returns 0, or -1 with an exception set. */
 int encoders_add(PyObject *module);
