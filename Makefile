@@ -20,7 +20,7 @@ SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
 
 ROUNDS := 10
 
-.PHONY: help serve echo test check-py check-c check-bench fuzz lint bench clean system system-test system-fuzz
+.PHONY: help serve echo test check-py check-c check-bench soak fuzz lint bench clean system system-test system-fuzz
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -37,7 +37,7 @@ echo: build/native ## start the echo server; ARGS are its arguments
 test: system-test check-c check-py ## run all tests; ARGS are pytest's arguments
 
 check-py: system-test build/native $(VENV)/test ## run the Python tests
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest --numprocesses auto $(ARGS)
 
 check-c: $(C_TESTS) build/replay_frames ## run the tests of the core and the framings, under sanitizers
 	@for test in $(C_TESTS); do echo "$$test"; "$$test" || exit; done
@@ -45,6 +45,9 @@ check-c: $(C_TESTS) build/replay_frames ## run the tests of the core and the fra
 
 check-bench: build/native $(VENV)/bench ## run the tests of the benchmarks
 	$(PY) -m pytest benchmarks $(ARGS)
+
+soak: system-test build/native $(VENV)/test ## run every situation under its heavy load, some 40 minutes; ARGS="8 12" runs these
+	@PYTHONPATH=tests $(PY) -m soak $(ARGS)
 
 fuzz: build/fuzz_frames ## fuzz the framings for FUZZ_SECONDS; what it finds goes into build/corpus
 	@mkdir -p build/corpus

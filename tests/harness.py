@@ -15,6 +15,7 @@ import inspect
 import logging
 import os
 import random
+import re
 import socket
 import struct
 import subprocess
@@ -306,6 +307,11 @@ def eventually(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.005)
+
+
+def shown(value: object) -> str:
+    """Return a parameter's name in a test's: its repr, without an address, so the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def own_process(test: Callable[..., None]) -> Callable[..., None]:

@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 import pytest
-from harness import echo, exchange, live, receive, receive_all
+from harness import echo, exchange, live, receive, receive_all, shown
 from unit.codecs import flat
 
 import evio
@@ -171,7 +171,7 @@ def test_decoder_that_raises_has_failed_as_handle_has(net: str) -> None:
         assert exchange(other, b"x ") == b"X "
 
 
-@pytest.mark.parametrize("messages", ["text", 5, None, {}, iter([b"x"])], ids=repr)
+@pytest.mark.parametrize("messages", ["text", 5, None, {}, iter([b"x"])], ids=shown)
 def test_decoder_that_returns_no_list_has_failed_as_handle_has(tcp: str, messages: Any) -> None:
     class Returning:
         def decoder(self) -> Returning:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from harness import shown
 
 from evio._replies import parse, parse_tick
 
@@ -25,7 +26,7 @@ from evio._replies import parse, parse_tick
         (([b"x", b"y"], False), [b"x", b"y"], False),
         (((b"x", b"y"), True), [b"x", b"y"], True),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_reply(reply: Any, pieces: list[bytes], keepopen: bool) -> None:
     assert parse("handle", reply) == (pieces, keepopen)
@@ -49,7 +50,7 @@ def test_reply(reply: Any, pieces: list[bytes], keepopen: bool) -> None:
         (memoryview(b"abcd")[::2], "memoryview that is not contiguous"),
         ([memoryview(b"abcd")[::-1]], "a list whose item 0 is memoryview that is not contiguous"),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_bad_reply(callback: str, reply: Any, what: str) -> None:
     with pytest.raises(TypeError) as caught:
@@ -76,7 +77,7 @@ def test_tick(reply: bool | None, goes_on: bool) -> None:
     assert parse_tick(reply) is goes_on
 
 
-@pytest.mark.parametrize("reply", [0, 1, "", b"", (None, True)], ids=repr)
+@pytest.mark.parametrize("reply", [0, 1, "", b"", (None, True)], ids=shown)
 def test_bad_tick(reply: Any) -> None:
     with pytest.raises(TypeError) as caught:
         parse_tick(reply)

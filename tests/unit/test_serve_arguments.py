@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 import pytest
-from harness import descriptors
+from harness import descriptors, shown
 
 import evio
 
@@ -22,20 +22,20 @@ def refuse(**arguments: Any) -> str:
 
 @pytest.mark.parametrize("suffix", ["", "-compat"])
 @pytest.mark.parametrize("name", ["handle", "accept", "closed", "ticker"])
-@pytest.mark.parametrize("value", [5, "echo", b"", False, [print]], ids=repr)
+@pytest.mark.parametrize("value", [5, "echo", b"", False, [print]], ids=shown)
 def test_callback_that_cannot_be_called(suffix: str, name: str, value: Any) -> None:
     said = refuse(net="tcp" + suffix, **{name: value})
     assert said == f"TypeError: {name} must be callable or None, not {type(value).__name__}"
 
 
-@pytest.mark.parametrize("value", [5, "lines", print, [], type("Frame", (), {"decoder": 5})()], ids=repr)
+@pytest.mark.parametrize("value", [5, "lines", print, [], type("Frame", (), {"decoder": 5})()], ids=shown)
 def test_frame_without_a_decoder(value: Any) -> None:
     assert (
         refuse(frame=value) == f"TypeError: frame must have a decoder() method or be None, not {type(value).__name__}"
     )
 
 
-@pytest.mark.parametrize("value", [0, 1, None, "yes"], ids=repr)
+@pytest.mark.parametrize("value", [0, 1, None, "yes"], ids=shown)
 def test_nodelay(value: Any) -> None:
     assert refuse(nodelay=value) == f"TypeError: nodelay must be a bool, not {type(value).__name__}"
 
@@ -54,7 +54,7 @@ def test_max_pending_cannot_be_none() -> None:
     assert refuse(max_pending=None) == "TypeError: max_pending must be an int, not NoneType"
 
 
-@pytest.mark.parametrize("value", [-1, -0.001, 2e9, float("inf"), float("nan"), 10**400], ids=repr)
+@pytest.mark.parametrize("value", [-1, -0.001, 2e9, float("inf"), float("nan"), 10**400], ids=shown)
 @pytest.mark.parametrize(("name", "least"), [("linger", "from 0"), ("idle_timeout", "above 0")])
 def test_seconds_out_of_range(name: str, least: str, value: float) -> None:
     assert refuse(**{name: value}) == f"ValueError: {name} must be {least} to 1e+09 seconds, not {value}"
@@ -66,7 +66,7 @@ def test_idle_timeout_above_zero() -> None:
 
 
 @pytest.mark.parametrize("name", ["linger", "idle_timeout"])
-@pytest.mark.parametrize("value", ["5", True, [5], 5j], ids=repr)
+@pytest.mark.parametrize("value", ["5", True, [5], 5j], ids=shown)
 def test_seconds_of_another_type(name: str, value: Any) -> None:
     assert refuse(**{name: value}) == f"TypeError: {name} must be a number of seconds, not {type(value).__name__}"
 
