@@ -91,7 +91,9 @@ def _duplicate(net: str, sock: socket.socket) -> Iterator[socket.socket]:
         raise ValueError(f"net {net!r} takes a listening SOCK_STREAM socket of {allowed}, not {found}")
     if not _is_listening(sock):
         raise ValueError("addr is a socket that does not listen; call its listen() first")
-    with sock.dup() as listener:
+    # Not sock.dup(), which sets the timeout anew: for a moment the description would block, and with it any other
+    # process or thread that accepts from it.
+    with socket.socket(sock.family, sock.type, sock.proto, fileno=socket.dup(sock.fileno())) as listener:
         yield listener
 
 

@@ -41,7 +41,7 @@ class Running:
         for reader in self._readers:
             reader.start()
         while not self.output or ready not in self.output[-1]:
-            line = self._lines.get(timeout=DEADLINE)
+            line = self.line()
             if not line:
                 raise OSError(self.wait()[1])
             self.output.append(line)
@@ -52,6 +52,10 @@ class Running:
         for line in stream:
             put(line)
         put("")
+
+    def line(self) -> str:
+        """Return the next line that it prints."""
+        return self._lines.get(timeout=DEADLINE)
 
     def wait(self) -> tuple[int, str]:
         """Return the exit code and what was written to stderr, once it has ended."""

@@ -216,3 +216,17 @@ def test_nothing_is_left_open_by_failures(tmp_path: Path) -> None:
         with pytest.raises((OSError, ValueError)), listening(net, addr):
             pass
     assert descriptors() == before
+
+
+def test_the_listening_socket_never_blocks_others_who_accept_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may be in accept on the same description, whatever its own socket object thinks."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        os.set_blocking(sock.fileno(), False)  # as the other's serve has done
+        blocking: list[bool] = []
+
+        def note(self: socket.socket, flag: bool) -> None:
+            blocking.append(os.get_blocking(self.fileno()))
+
+        monkeypatch.setattr(socket.socket, "setblocking", note)
+        with listening("tcp", sock):
+            assert blocking == [False]
