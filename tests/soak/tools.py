@@ -77,9 +77,9 @@ def milliseconds(seconds: float) -> str:
 
 
 def resident(pid: int | str = "self") -> int:
-    """Return the bytes of memory that are a process's own: what it would give back."""
+    """Return the bytes of memory that a process has filled itself, shared with a forked child or not."""
     with open(f"/proc/{pid}/smaps_rollup") as lines:
-        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_", "Pss_Anon")))
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
 
 
 def cpu(pid: int | str = "self") -> float:
