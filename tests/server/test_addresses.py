@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import connect, descriptors, echo, exchange, free_port, listener, live, receive, reset
+from harness import connect, descriptors, echo, exchange, free_port, listener, live, receive
 
 import evio
 
@@ -82,18 +82,6 @@ def test_unix_client_with_a_name(unix: str, tmp_path: Path) -> None:
         client.connect(server.addr.getsockname())
         exchange(client, b"x")
         assert server.accepted == {1: ""}
-
-
-def test_address_of_a_client_that_has_already_gone(tcp: str) -> None:
-    with listener(tcp) as sock:
-        expected = []
-        for _ in range(20):
-            client = connect(sock)
-            expected.append(f"127.0.0.1:{client.getsockname()[1]}")
-            reset(client)
-        with live(tcp, echo, addr=sock) as server:
-            server.wait(lambda: len(server.closed) == 20)
-            assert list(server.accepted.values()) == expected
 
 
 # Of the server

@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from harness import DEADLINE, connect, echo, exchange, listener, live, receive, receive_all, reset
@@ -16,41 +15,6 @@ MIB = 1 << 20
 
 def bye(id: int, data: bytes, ctx: Any) -> tuple[bytes, bool]:
     return b"bye", False
-
-
-def test_everything_before_the_peers_eof_is_answered(net: str) -> None:
-    requests = b"".join(b"request %03d\n" % number for number in range(100))
-    with live(net, echo) as server:
-        for id in range(1, 201):
-            client = server.connect()
-            for line in requests.splitlines(keepends=True):
-                client.sendall(line)
-            client.shutdown(socket.SHUT_WR)
-            assert receive_all(client) == requests
-            assert server.wait_closed(id) is None
-            client.close()
-
-
-def test_data_and_eof_in_one_event(net: str) -> None:
-    received: dict[int, bytes] = {}
-
-    def handle(id: int, data: bytes, ctx: Any) -> bytes:
-        received[id] = received.get(id, b"") + data
-        return data
-
-    sent = os.urandom(100_000)
-    with listener(net) as sock:
-        clients = [connect(sock) for _ in range(20)]
-        for client in clients:  # all of it is there before the server is
-            client.sendall(sent)
-            client.shutdown(socket.SHUT_WR)
-        with live(net, handle, addr=sock) as server:
-            for client in clients:
-                assert receive_all(client) == sent
-                client.close()
-            server.wait(lambda: len(server.closed) == 20)
-            assert set(server.closed.values()) == {None}
-            assert set(received.values()) == {sent}
 
 
 def test_large_reply_after_the_peers_eof_arrives_whole_however_late_it_is_read(tcp: str) -> None:
@@ -115,18 +79,6 @@ def test_no_handle_after_keepopen_false(net: str) -> None:
         client.close()
         assert server.wait_closed(1) is None
         assert pieces == [b"first"]
-
-
-def test_large_replies_before_a_close_with_unread_input_arrive_whole(net: str) -> None:
-    reply, unread = os.urandom(MIB), bytes(200_000)
-    with live(net, lambda id, data, ctx: (reply, False)) as server, ThreadPoolExecutor(1) as pool:
-        for id in range(1, 21):
-            client = server.connect()
-            sending = pool.submit(client.sendall, unread)
-            assert receive_all(client) == reply
-            sending.result()
-            client.close()
-            assert server.wait_closed(id) is None
 
 
 def test_accepts_reply_before_a_close_with_unread_input_arrives_whole(net: str) -> None:
@@ -226,26 +178,3 @@ def test_no_linger_at_all(net: str) -> None:
         client.sendall(b"hello")
         assert receive_all(client) == b"bye"
         assert server.wait_closed(1) is None
-
-
-def test_resets_at_random_points_beside_live_clients(tcp: str) -> None:
-    def disturb(seed: int) -> None:
-        for number in range(250):
-            client = connect(server.addr)
-            client.sendall(bytes(1 + (seed * 7919 + number * 104_729) % 50_000))
-            if number % 3:
-                client.recv(1 + number)
-            reset(client)
-
-    with live(tcp, echo) as server:
-        live_client = server.connect()
-        with ThreadPoolExecutor(2) as pool:
-            futures = [pool.submit(disturb, seed) for seed in range(2)]
-            number = 0
-            while not all(future.done() for future in futures):
-                assert exchange(live_client, b"%08d" % number) == b"%08d" % number
-                number += 1
-            for future in futures:
-                future.result()
-        server.wait(lambda: len(server.closed) == 500)
-        assert {type(err) for err in server.closed.values()} <= {ConnectionResetError, type(None)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import socket
 import stat
@@ -28,37 +27,6 @@ from harness import (
 
 MIB = 1 << 20
 HIGH_WATER = 256 * 1024
-
-
-def test_huge_reply_through_a_small_send_buffer(net: str) -> None:
-    block = os.urandom(MIB)
-    with (
-        listener(net, sndbuf=64 * 1024) as sock,
-        live(net, lambda id, data, ctx: ([block] * 200, False), addr=sock) as server,
-    ):
-        client = server.connect()
-        client.sendall(b"?")
-        received, expected = hashlib.sha256(), hashlib.sha256(block * 200)
-        nbytes = 0
-        while piece := client.recv(MIB):
-            received.update(piece)
-            nbytes += len(piece)
-        assert nbytes == 200 * MIB
-        assert received.digest() == expected.digest()
-
-
-def test_client_that_never_reads_delays_nobody(net: str) -> None:
-    huge = bytes(100 * MIB)
-    with live(net, lambda id, data, ctx: huge if data == b"huge" else data) as server:
-        server.connect().sendall(b"huge")
-        clients = [server.connect() for _ in range(50)]
-        for number in range(20):
-            started = time.monotonic()
-            for client in clients:
-                client.sendall(b"%04d" % number)
-            for client in clients:
-                assert receive(client, 4) == b"%04d" % number
-            assert time.monotonic() - started < 2
 
 
 def test_client_is_not_read_while_more_than_the_high_water_mark_is_unsent(net: str) -> None:
