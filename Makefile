@@ -120,7 +120,7 @@ if not os.environ.get("EVIO_NO_EXTENSION"):
         missing["python3-dev"] = "Python's headers (Python.h)"
 if "clang" in sys.argv and not "$(CLANG)":
     missing["clang"] = "clang"
-for tool, package in ("redis-server", "redis-server"), ("redis-cli", "redis-tools"):
+for tool, package in ("redis-server", "redis-server"), ("redis-cli", "redis-tools"), ("strace", "strace"):
     if tool in sys.argv and shutil.which(tool) is None:
         missing[package] = tool
 if missing:
@@ -128,7 +128,7 @@ if missing:
 endef
 export SYSTEM
 
-system-test: TOOLS = redis-server redis-cli
+system-test: TOOLS = redis-server redis-cli strace
 system-fuzz: TOOLS = clang
 system system-test system-fuzz:
 	@command -v $(PYTHON) >/dev/null || { echo "Missing: $(PYTHON). On Debian and Ubuntu:"; \

@@ -158,40 +158,6 @@ def test_serve_in_another_thread_touches_no_signal_state(tcp: str) -> None:
 
 
 @own_process
-def test_signals_at_a_thousand_hertz_are_invisible(tcp: str) -> None:
-    caught, finished = 0, False
-    times: list[float] = []
-    errors: list[BaseException | None] = []
-
-    def handler(*args: Any) -> None:
-        nonlocal caught
-        caught += 1
-
-    def work() -> None:
-        nonlocal finished
-        number = 0
-        until = time.monotonic() + 1
-        while time.monotonic() < until:
-            assert exchange(client, b"%08d" % number) == b"%08d" % number
-            number += 1
-        assert number > 50
-        finished = True
-
-    def ticker(ctx: Any) -> bool:
-        times.append(time.monotonic())
-        return not finished
-
-    signal.signal(signal.SIGALRM, handler)
-    with listener(tcp) as sock, connect(sock) as client, beside(work):
-        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-        evio.serve(tcp, sock, echo, closed=lambda id, err, ctx: errors.append(err), ticker=ticker)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    assert caught > 100
-    assert errors == [None]
-    assert 40 < (len(times) - 1) / (times[-1] - times[0]) < 62
-
-
-@own_process
 def test_deadlines_are_not_extended_by_signals(tcp: str) -> None:
     signal.signal(signal.SIGALRM, lambda *args: None)
     closed: list[tuple[float, BaseException | None]] = []

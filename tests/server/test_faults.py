@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import random
-import socket
 import sys
 import threading
 import traceback
@@ -14,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from harness import DEADLINE, connect, descriptors, echo, exchange, listener, live, receive, receive_all, reset
+from harness import connect, descriptors, echo, exchange, listener, live, receive, receive_all, reset
 
 import evio
 
@@ -308,62 +307,6 @@ def test_max_conns_counts_a_connection_until_it_is_closed(net: str) -> None:
             assert exchange(client, b"%03d" % number) == b"%03d" % number
             client.close()
         server.wait(lambda: len(server.closed) == 100)
-
-
-def test_connections_recycled_inside_one_batch_keep_apart(tcp: str) -> None:
-    """While the loop stands still, A and B send and C connects: all three events come in its next turn.
-
-    A's handle wakes B, B's raises and so frees its descriptor and slot, and C is accepted on them
-    with B's wake outstanding and its own data on the way.
-    """
-    tags: dict[str, bytes] = {}
-    mixed: list[tuple[int, bytes, bytes]] = []
-    entered, gate = threading.Event(), threading.Event()
-
-    def handle(id: int, data: bytes, ctx: Any) -> Any:
-        if data == b"stand still":
-            entered.set()
-            assert gate.wait(DEADLINE)
-            gate.clear()
-            return b"gone on"
-        tag = tags[server.accepted[id]]
-        if data != tag and not (tag == b"B" and data == b""):
-            mixed.append((id, tag, data))
-        if data == b"A":
-            assert server.wakes[id + 1]()
-        if data == b"B":
-            raise ValueError
-        return data
-
-    def client(tag: bytes) -> socket.socket:
-        sock = socket.socket()
-        sock.bind(("127.0.0.1", 0))
-        tags[f"127.0.0.1:{sock.getsockname()[1]}"] = tag
-        sock.settimeout(DEADLINE)
-        sock.connect(server.addr.getsockname())
-        return sock
-
-    with live(tcp, handle) as server:
-        still = server.connect()
-        for number in range(500):
-            first = 2 + 3 * number
-            with client(b"A") as a, client(b"B") as b:
-                server.wait(lambda: first + 1 in server.accepted)  # noqa: B023
-                entered.clear()
-                still.sendall(b"stand still")
-                assert entered.wait(DEADLINE)
-                a.sendall(b"A")
-                b.sendall(b"B")
-                with client(b"C") as c:
-                    c.sendall(b"C")
-                    gate.set()
-                    assert receive(still, 7) == b"gone on"
-                    assert receive(a, 1) == b"A"
-                    assert receive(c, 1) == b"C"
-                    assert receive_all(b) == b""
-            server.wait(lambda: len(server.closed) == first + 1)  # noqa: B023
-        assert mixed == []
-        assert len(server.take_records()) == 500
 
 
 def test_reference_counts_are_as_before(net: str) -> None:

@@ -6,7 +6,6 @@ import copy
 import gc
 import pickle
 import socket
-import struct
 import threading
 import time
 import weakref
@@ -341,77 +340,6 @@ def test_cycle_of_ctx_and_wake_is_collected(tcp: str) -> None:
     gc.collect()
     assert thing() is None
     assert wake() is None
-
-
-def test_wake_storm_loses_nothing(net: str) -> None:
-    threads, calls, connections = 8, 25_000, 64
-    asked = [[0] * threads for _ in range(connections)]  # how often each thread has woken each connection
-    seen: dict[int, list[int]] = {}
-
-    def handle(id: int, data: bytes, ctx: Any) -> None:
-        seen[id] = asked[id - 1].copy()
-
-    def storm(thread: int) -> None:
-        for number in range(calls):
-            index = (number + thread) % connections
-            if number // connections % 10 == 0:
-                assert server.wakes[index + 1](struct.pack(">II", thread, number))
-            asked[index][thread] += 1
-            assert server.wakes[index + 1]()
-
-    with live(net, handle) as server:
-        clients = [server.connect() for _ in range(connections)]
-        server.wait(lambda: len(server.accepted) == connections)
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(storm, range(threads)))
-        server.wait(lambda: seen == {id: asked[id - 1] for id in range(1, connections + 1)})
-        server.stop()  # what wakes have queued is sent before it ends
-        for index, client in enumerate(clients):
-            received = list(struct.iter_unpack(">II", receive_all(client)))
-            for thread in range(threads):
-                sent = [n for n in range(calls) if (n + thread) % connections == index and n // connections % 10 == 0]
-                assert [number for sender, number in received if sender == thread] == sent
-
-
-def test_late_wakes_answer_false_and_touch_nothing(net: str) -> None:
-    done = threading.Event()
-    wakes: list[evio.Wake] = []
-
-    def keep_waking() -> None:
-        while not done.wait(0.0001):
-            for wake in tuple(wakes)[-20:]:
-                wake()
-                wake(b"")
-
-    def accept(id: int, addr: str, wake: evio.Wake, ctx: Any) -> None:
-        wakes.append(wake)
-
-    def race() -> None:
-        with listener(net) as sock:
-            with live(net, lambda id, data, ctx: (data, not data), accept, addr=sock) as server:
-                for _ in range(20):
-                    with connect(sock) as client:
-                        assert exchange(client, b"x") == b"x"
-                server.wait(lambda: len(server.closed) == 20)
-                assert [wake() for wake in wakes[-20:]] == [False] * 20
-            sentinels = socket.socketpair()  # on the descriptors that the server had
-            for wake in wakes:
-                assert wake(b"late") is False
-            for sentinel in sentinels:
-                with pytest.raises(BlockingIOError):
-                    sentinel.recv(1, socket.MSG_DONTWAIT)
-            for sentinel in sentinels:
-                sentinel.close()
-
-    with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(keep_waking) for _ in range(2)]
-        try:
-            for _ in range(4):
-                race()
-        finally:
-            done.set()
-        for future in futures:
-            future.result()
 
 
 def test_wake_returns_at_once_while_the_server_is_busy(net: str) -> None:

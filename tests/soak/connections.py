@@ -1,4 +1,4 @@
-"""Situations 1 to 16: what clients do, and what the system does to connections."""
+"""Situations 1 to 8: what clients do."""
 
 from __future__ import annotations
 
