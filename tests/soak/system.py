@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ def serve_injected(net: str, fd: int) -> None:
         return None
 
     with socket.socket(fileno=fd) as sock, live(net, handle, addr=sock) as server:
-        stop.wait()
+        while not server.returned and not stop.wait(0.1):
+            pass
         records = [record.getMessage() for record in server.take_records()]
     assert set(server.closed.values()) == {None}
     print(json.dumps({"served": len(server.closed) - 1, "records": records}))
@@ -324,64 +326,107 @@ def wake_storm(run: Run, threads: int, wakes: int) -> str:
     """No wake is lost, and none blocks, not even while the loop stands still.
 
     It comes in waves, after each of which everything must have arrived: in one long storm a later
-    wake would hide that an earlier one was lost. In every other wave the loop stands still.
+    wake would hide that an earlier one was lost, as would a tick. So after each comes a wake alone, and
+    one with data. In every fourth wave the loop stands still.
     """
-    connections, wave = 64, 500
+    sys.setswitchinterval(1e-4)  # more races in less time
     longest = 0.0
-    for net in (run.net("tcp"), run.net("unix")):
-        first, last = (0, wakes // 2) if net.startswith("tcp") else (wakes // 2, wakes)
-        asked = [[0] * threads for _ in range(connections)]  # how often each thread has woken each connection
-        seen = [[0] * threads for _ in range(connections)]
-        sent: list[list[list[int]]] = [[[] for _ in range(threads)] for _ in range(connections)]
-        entered, gate = threading.Event(), threading.Event()
-
-        def handle(id: int, data: bytes, ctx: Any) -> None:
-            if data:
-                entered.set()  # noqa: B023
-                assert gate.wait(DEADLINE)  # noqa: B023
-            else:
-                seen[id - 1] = asked[id - 1].copy()  # noqa: B023
-
-        def storm(thread: int, begin: int, end: int) -> float:
-            slowest = 0.0
-            for number in range(begin, end):
-                index = (number + thread) % connections
-                wake = server.wakes[index + 1]
-                began = time.perf_counter()
-                if number // connections % 2:
-                    sent[index][thread].append(number)  # noqa: B023
-                    answer = wake(struct.pack(">II", thread, number))
-                else:
-                    asked[index][thread] += 1  # noqa: B023
-                    answer = wake()
-                slowest = max(slowest, time.perf_counter() - began)
-                assert answer is True
-            return slowest
-
-        with live(net, handle) as server, ThreadPoolExecutor(threads) as pool:
-            clients = [server.connect() for _ in range(connections)]
-            still = server.connect()
-            server.wait(lambda: len(server.accepted) == connections + 1)
-            for begin in range(first, last, wave):
-                run.progress(begin, wakes)
-                if begin // wave % 2:
-                    entered.clear()
-                    gate.clear()
-                    still.sendall(b"stand still")
-                    assert entered.wait(DEADLINE)
-                end = min(begin + wave, last)
-                slowest = pool.map(storm, range(threads), [begin] * threads, [end] * threads)
-                longest = max(longest, *slowest)
-                gate.set()
-                server.wait(lambda: seen == asked)  # noqa: B023
-            server.stop()  # what wakes have queued is sent before it ends
-            for index, client in enumerate(clients):
-                received: list[list[int]] = [[] for _ in range(threads)]
-                for thread, number in struct.iter_unpack(">II", receive_all(client)):
-                    received[thread].append(number)
-                assert received == sent[index]
+    waves = 0
+    for net, each in ((run.net("tcp"), wakes // 2), (run.net("unix"), wakes - wakes // 2)):
+        storm = _Storm(net, threads)
+        with storm.serve():
+            done = 0
+            while done < each:
+                run.progress(done + each * net.startswith("unix"), wakes)
+                size = min(run.random.randint(1, 200), each - done)
+                longest = max(longest, storm.wave(done, done + size, standing_still=waves % 4 == 0))
+                storm.alone(waves % storm.CONNECTIONS)
+                done += size
+                waves += 1
     assert longest < 1, f"a wake took {longest:.1f} s"
-    return f"the longest of {threads * wakes:,} calls took {milliseconds(longest)}"
+    return f"{waves:,} waves; the longest of {threads * wakes:,} calls took {milliseconds(longest)}"
+
+
+class _Storm:
+    """Threads that wake the connections of a server, some with data and some without."""
+
+    CONNECTIONS = 64
+
+    def __init__(self, net: str, threads: int) -> None:
+        self._net = net
+        self._threads = threads
+        self._asked = [[0] * threads for _ in range(self.CONNECTIONS)]  # how often each thread has woken each one
+        self._seen = [[0] * threads for _ in range(self.CONNECTIONS)]
+        self._sent: list[list[list[int]]] = []
+        self._entered, self._gate = threading.Event(), threading.Event()
+
+    @contextlib.contextmanager
+    def serve(self) -> Iterator[None]:
+        with (
+            live(self._net, self._handle, ticker=None) as self._server,
+            ThreadPoolExecutor(self._threads) as self._pool,
+        ):
+            self._clients = [self._server.connect() for _ in range(self.CONNECTIONS)]
+            self._still = self._server.connect()
+            self._server.wait(lambda: len(self._server.accepted) == self.CONNECTIONS + 1)
+            try:
+                yield
+            finally:
+                self._still.sendall(b"stop")
+                assert isinstance(self._server.join(), SystemExit)
+
+    def _handle(self, id: int, data: bytes, ctx: Any) -> None:
+        if data == b"stop":
+            raise SystemExit
+        if data:
+            self._entered.set()
+            assert self._gate.wait(DEADLINE)
+        else:
+            self._seen[id - 1] = self._asked[id - 1].copy()
+
+    def wave(self, begin: int, end: int, standing_still: bool) -> float:
+        """Have each thread make its calls number `begin` to `end`, and return the longest one's seconds."""
+        self._sent = [[[] for _ in range(self._threads)] for _ in range(self.CONNECTIONS)]
+        if standing_still:
+            self._entered.clear()
+            self._gate.clear()
+            self._still.sendall(b"stand still")
+            assert self._entered.wait(DEADLINE)
+        calls = [self._pool.submit(self._calls, thread, begin, end) for thread in range(self._threads)]
+        longest = max(call.result() for call in calls)
+        self._gate.set()
+        self._server.wait(lambda: self._seen == self._asked)
+        for client, sent in zip(self._clients, self._sent, strict=True):
+            received: list[list[int]] = [[] for _ in range(self._threads)]
+            for thread, number in struct.iter_unpack(">II", receive(client, 8 * sum(map(len, sent)))):
+                received[thread].append(number)
+            assert received == sent
+        return longest
+
+    def alone(self, index: int) -> None:
+        """Wake a connection while nothing else does."""
+        wake = self._server.wakes[index + 1]
+        self._asked[index][0] += 1
+        assert wake() is True
+        self._server.wait(lambda: self._seen == self._asked)
+        assert wake(b"alone") is True
+        assert receive(self._clients[index], 5) == b"alone"
+
+    def _calls(self, thread: int, begin: int, end: int) -> float:
+        longest = 0.0
+        for number in range(begin, end):
+            index = (number + thread) % self.CONNECTIONS
+            wake = self._server.wakes[index + 1]
+            began = time.perf_counter()
+            if (number // self.CONNECTIONS + thread) % 2:
+                self._sent[index][thread].append(number)
+                answer = wake(struct.pack(">II", thread, number))
+            else:
+                self._asked[index][thread] += 1
+                answer = wake()
+            longest = max(longest, time.perf_counter() - began)
+            assert answer is True
+        return longest
 
 
 # 13
