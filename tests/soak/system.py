@@ -439,18 +439,27 @@ def late_wakes(run: Run, races: int, servers: int) -> str:
     Two threads wake the last connections, while clients and servers come and go. Half of the
     connections end at the server's wish, the others by a reset; some of each server's are open when it
     returns. On each descriptor that was a connection's, or the server's own, there is a sentinel next.
+    A True is kept all the while: for each that a connection's wakes have answered, a tag arrives. (One more
+    may: what is taken in the moment of the close may be answered with False.)
     """
     recent: tuple[tuple[evio.Wake, bytes], ...] = ()
-    answers: collections.Counter[bool] = collections.Counter()
+    arrived: dict[bytes, int] = {}
     sentinels: dict[int, tuple[socket.socket, socket.socket]] = {}
     done = threading.Event()
     sys.setswitchinterval(1e-5)  # more races in less time
 
-    def keep_waking() -> None:
+    def keep_waking() -> tuple[collections.Counter[bytes], int]:
+        """Return how often the wakes have answered True, for each tag, and how often False."""
+        trues: collections.Counter[bytes] = collections.Counter()
+        falses = 0
         while not done.wait(0.0001):
             for wake, tag in recent:
-                answers[wake(tag)] += 1
-                answers[wake()] += 1
+                if wake(tag):
+                    trues[tag] += 1
+                else:
+                    falses += 1
+                wake()
+        return trues, falses
 
     def check(pair: tuple[socket.socket, socket.socket]) -> None:
         for sentinel in pair:
@@ -487,6 +496,7 @@ def late_wakes(run: Run, races: int, servers: int) -> str:
                     client.sendall(b"bye")
                     received = receive_all(client)
                     assert received.replace(tag, b"") == b"bye"
+                    arrived[tag] = received.count(tag)
                     client.close()
                 else:
                     client.sendall(b"hello")
@@ -523,11 +533,13 @@ def late_wakes(run: Run, races: int, servers: int) -> str:
                 race(number)
         finally:
             done.set()
-        for future in waking:
-            future.result()
-    assert answers[True]
-    assert answers[False]
-    return f"{answers[True]:,} wakes in time, {answers[False]:,} too late"
+        trues, falses = zip(*(future.result() for future in waking), strict=True)
+    answered: collections.Counter[bytes] = sum(trues, collections.Counter())
+    lost = {tag: (answered[tag], count) for tag, count in arrived.items() if answered[tag] > count}
+    assert lost == {}
+    assert answered
+    assert sum(falses)
+    return f"{answered.total():,} wakes in time, {sum(falses):,} too late"
 
 
 # 14
@@ -663,7 +675,7 @@ def connect_flood(run: Run, seconds: float, connects_a_second: int, p99_ms: int)
             broken.append(f"closed({id}) came twice, or without accept")
         open_ids.discard(id)
 
-    def be_established() -> tuple[list[float], list[int], list[int]]:
+    def be_established() -> tuple[list[float], list[float], list[int], list[int]]:
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(connect(sock)) for _ in range(established)]
 
@@ -675,17 +687,21 @@ def connect_flood(run: Run, seconds: float, connects_a_second: int, p99_ms: int)
             for client in clients:
                 exchange(client, b"x")
             before = measure()
+            calm = latencies(clients, seconds / 10)
             os.write(go, bytes(flooders))
-            latencies: list[float] = []
-            until = time.monotonic() + seconds
-            while time.monotonic() < until:
-                client = clients[len(latencies) % established]
-                began = time.perf_counter()
-                exchange(client, b"hello")
-                latencies.append(time.perf_counter() - began)
-                time.sleep(0.001)  # the flood is to keep the server busy, not they
+            flooded = latencies(clients, seconds)
             eventually(lambda: measure()[0] == established)
-            return latencies, before, measure()
+            return calm, flooded, before, measure()
+
+    def latencies(clients: list[socket.socket], seconds: float) -> list[float]:
+        taken: list[float] = []
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            began = time.perf_counter()
+            exchange(clients[len(taken) % established], b"hello")
+            taken.append(time.perf_counter() - began)
+            time.sleep(0.001)  # the flood is to keep the server busy, not they
+        return taken
 
     def flood() -> int:
         os.read(wait, 1)
@@ -719,7 +735,7 @@ def connect_flood(run: Run, seconds: float, connects_a_second: int, p99_ms: int)
         with ThreadPoolExecutor(1) as pool:
             ended = pool.submit(lambda: [process.result() for process in processes])
             evio.serve(run.net("tcp"), sock, handle, accept, closed, ticker)
-        (latencies, before, after), *made = ended.result()
+        (calm, flooded, before, after), *made = ended.result()
     assert records.taken == []
     assert broken == []
     assert open_ids == set()
@@ -728,13 +744,14 @@ def connect_flood(run: Run, seconds: float, connects_a_second: int, p99_ms: int)
     assert after[:2] == before[:2], "not every connection and descriptor has gone"
     grown = (after[2] - before[2]) / (1 << 20)
     assert grown < 16, f"{grown:.1f} MiB are left"
-    p99 = percentile(latencies, 0.99)
-    assert p99 * 1000 <= p99_ms, f"p99 of {milliseconds(p99)}"
-    rate = (accepted - established) / seconds
-    return (
-        f"{rate:,.0f} accepted a second of {sum(made) / seconds:,.0f} connects; p99 {milliseconds(p99)}, "
-        f"at most {milliseconds(max(latencies))}; {grown:+.1f} MiB"
+    p99 = percentile(flooded, 0.99)
+    figures = (
+        f"{(accepted - established) / seconds:,.0f} accepted a second of {sum(made) / seconds:,.0f} connects; "
+        f"p99 {milliseconds(p99)} ({milliseconds(percentile(calm, 0.99))} before), "
+        f"at most {milliseconds(max(flooded))}; {grown:+.1f} MiB"
     )
+    assert p99 * 1000 <= p99_ms, figures
+    return figures
 
 
 class Records(logging.Handler):
