@@ -11,11 +11,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-import pytest
 from harness import free_port
 
 import evio
@@ -28,8 +27,9 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(evio.__file__).parents[1])}
 class Running:
     """An example that serves."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int, ready: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], port: int, ready: str, under: Sequence[str] = ()) -> None:
         self.process = process
+        self.pid = process.pid  #: the example's own
         self.port = port
         self.output: list[str] = []  #: the lines up to the one that says it serves
         self._lines: queue.Queue[str] = queue.Queue()
@@ -45,6 +45,8 @@ class Running:
             if not line:
                 raise OSError(self.wait()[1])
             self.output.append(line)
+        if under:
+            self.pid = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
 
     @staticmethod
     def _read(stream: IO[str], put: object) -> None:
@@ -69,18 +71,20 @@ class Running:
 
     def kill(self) -> None:
         """End it as a crash would."""
-        self.process.kill()
+        os.kill(self.pid, signal.SIGKILL)
         assert self.wait() == (-signal.SIGKILL, "")
 
     def finish(self, code: int) -> None:
         """Assert that it ends well, if it has not ended yet."""
         if self.process.returncode is None:
-            self.process.terminate()
+            os.kill(self.pid, signal.SIGTERM)
             assert self.wait() == (code, "")
 
 
 @contextlib.contextmanager
-def running(script: str, engine: str, *args: str, ready: str, code: int = 0) -> Iterator[Running]:
+def running(
+    script: str, engine: str, *args: str, ready: str, code: int = 0, under: Sequence[str] = ()
+) -> Iterator[Running]:
     """Run an example while the block runs, on a port that was free.
 
     Args:
@@ -89,8 +93,9 @@ def running(script: str, engine: str, *args: str, ready: str, code: int = 0) -> 
         args: its options, without the port.
         ready: what the line says that it prints once it serves.
         code: what it exits with on SIGTERM.
+        under: a program that runs it, such as strace, with its options.
     """
-    command = [*_python(script), *args]
+    command = [*under, *_python(script), *args]
     if engine == "compat":
         command.append("--compat")
     for attempt in range(5):
@@ -106,7 +111,7 @@ def running(script: str, engine: str, *args: str, ready: str, code: int = 0) -> 
         )
         signal.signal(signal.SIGINT, interrupt)
         try:
-            server = Running(process, port, ready)
+            server = Running(process, port, ready, under)
             break
         except OSError as error:
             if "in use" not in str(error) or attempt == 4:
@@ -119,6 +124,7 @@ def running(script: str, engine: str, *args: str, ready: str, code: int = 0) -> 
         server.finish(code)
     finally:
         if process.poll() is None:
+            os.kill(server.pid, signal.SIGKILL)
             process.kill()
 
 
@@ -133,15 +139,14 @@ def _python(script: str) -> list[str]:
     return [sys.executable, "-W", "error", "-X", "faulthandler", str(EXAMPLES / script)]
 
 
-def redis_example(engine: str, *args: str) -> contextlib.AbstractContextManager[Running]:
-    return running("redis_server.py", engine, *args, ready="listening on")
+def redis_example(engine: str, *args: str, under: Sequence[str] = ()) -> contextlib.AbstractContextManager[Running]:
+    return running("redis_server.py", engine, *args, ready="listening on", under=under)
 
 
 def tool(name: str) -> str:
-    """Return the path of one of Redis' programs."""
+    """Return the path of one of Redis' programs, or of strace."""
     path = shutil.which(name)
-    if path is None:
-        pytest.fail(f"{name} is missing; these tests need it: apt-get install redis-server redis-tools")
+    assert path is not None, f"{name} is missing; these tests need it: apt-get install redis-server redis-tools strace"
     return path
 
 

@@ -7,14 +7,14 @@ import inspect
 import math
 import textwrap
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit import codecs
-from unit.codecs import ENCODERS, MIB, Codec, cut, every_cut, flat, in_pieces, shown
+from unit.codecs import ENCODERS, MIB, Codec, cut, every_cut, in_pieces, shown
+from unit.verdicts import COMMANDS, RUNS, Requests, decode
 
 import evio
 from evio import _resp, resp
@@ -24,8 +24,6 @@ from evio._frames import Framing
 MAX_LINE = 65536
 PING = b"*1\r\n$4\r\nPING\r\n"
 EVAL = b"EVAL 'return ARGV' 0 "
-
-Requests = list[list[bytes]]
 
 
 def returned(*args: bytes) -> list[bytes]:
@@ -159,16 +157,7 @@ def request(*args: bytes) -> bytes:
     return resp.array([resp.bulk(arg) for arg in args])
 
 
-COMMANDS = resp.Commands()
-#: Taken apart again, its messages are those of COMMANDS: no name is known, so each comes as it was spelt.
-RUNS = resp.Runs([])
 each_frame = pytest.mark.parametrize("frame", [COMMANDS, RUNS], ids=["Commands", "Runs"])
-
-
-def decode(codec: Codec, pieces: Iterable[bytes], frame: Framing[Any] = COMMANDS) -> tuple[Requests, bytes | None]:
-    """Return the requests in a stream and what a bad one is answered, checking that nothing comes after that."""
-    messages, error = codecs.decode(codec.decoder(frame), pieces)
-    return flat(messages) if isinstance(frame, resp.Runs) else messages, None if error is None else error.reply
 
 
 # Verdicts

@@ -2,129 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import socket
-import subprocess
-import tempfile
-import threading
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.codecs import CODECS, Codec, cut, in_pieces, shown
-from unit.test_resp import CASES, COMMANDS, LINES, MAX_LINE, RUNS, decode
-
-from evio import resp
-
-SECONDS = 30.0
-
-
-class Redis:
-    """A redis-server of the tests' own."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._other = self._connect()
-
-    def _connect(self) -> socket.socket:
-        client = socket.socket(socket.AF_UNIX)
-        client.settimeout(SECONDS)
-        client.connect(self._path)
-        return client
-
-    def close(self) -> None:
-        self._other.close()
-
-    def replies(self, pieces: Iterable[bytes]) -> bytes:
-        """Return all that redis answers to a stream that it reads in these pieces, of 16 KiB at most."""
-        with self._connect() as client:
-            for piece in pieces:
-                if piece:
-                    with contextlib.suppress(BrokenPipeError):  # it has answered an error and closed
-                        client.sendall(piece)
-                    self._wait_until_read()
-            client.shutdown(socket.SHUT_WR)
-            received = b""
-            while data := _receive(client):
-                received += data
-            return received
-
-    def _wait_until_read(self) -> None:
-        # One thread reads in the order in which data came, and replies after that: when this is
-        # answered, what was sent before it has been read.
-        self._other.sendall(b"PING\r\n")
-        answer = b""
-        while not answer.endswith(b"\r\n"):
-            answer += self._other.recv(64)
-        assert answer == b"+PONG\r\n"
-
-
-def _receive(client: socket.socket) -> bytes:
-    try:
-        return client.recv(65536)
-    except ConnectionResetError:  # closed with input unread, but not before its replies were read
-        return b""
+from unit.codecs import cut, in_pieces, shown
+from unit.test_resp import CASES, LINES, MAX_LINE
+from unit.verdicts import Redis, answered, redis_server
 
 
 @pytest.fixture(scope="module")
 def redis() -> Iterator[Redis]:
-    """A redis-server that keeps nothing, on a unix socket, which no other server can have taken."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.fail("these tests compare with a live redis-server, and there is none: apt-get install redis-server")
-    # Not tmp_path, which can be longer than a unix socket's path may be.
-    with tempfile.TemporaryDirectory(prefix="redis-") as folder:
-        path = Path(folder, "socket")
-        options = ["--port", "0", "--unixsocket", str(path), "--dir", folder, "--save", "", "--appendonly", "no"]
-        with subprocess.Popen([program, *options], stdout=subprocess.PIPE, text=True) as server:
-            deadline = threading.Timer(SECONDS, server.kill)
-            deadline.start()
-            try:
-                assert server.stdout is not None
-                log = ""
-                while "ready to accept connections" not in log:
-                    line = server.stdout.readline()
-                    log += line
-                    assert line, f"redis-server has not started:\n{log}"
-                deadline.cancel()
-                client = Redis(str(path))
-                yield client
-                client.close()
-            finally:
-                deadline.cancel()
-                server.kill()
-
-
-def answered(pieces: Iterable[bytes]) -> bytes:
-    """Return what redis answers to a stream if it is what all decoders find in it, also as runs."""
-    pieces = [*pieces]
-    verdicts = [decode(Codec(name), pieces, frame) for name in CODECS for frame in (COMMANDS, RUNS)]
-    assert all(verdict == verdicts[0] for verdict in verdicts)
-    requests, reply = verdicts[0]
-    return b"".join(answer(*args) for args in requests) + (reply or b"")
-
-
-def answer(name: bytes, *args: bytes) -> bytes:
-    match name.upper(), args:
-        case b"PING", ():
-            return resp.simple("PONG")
-        case b"ECHO", (text,):
-            return resp.bulk(text)
-        case b"EVAL", (_, _, *rest):
-            return resp.array([resp.bulk(arg) for arg in rest])
-    # As redis prints them: each up to a NUL, and 128 bytes in all.
-    quoted = b""
-    for arg in args:
-        if len(quoted) >= 128:
-            break
-        quoted += b"'%b' " % arg.split(b"\0")[0][: 128 - len(quoted)]
-    name = name.split(b"\0")[0][:128]
-    # Not resp.error: redis keeps a \r or \n in its text as a space at the end too.
-    text = b"ERR unknown command '%b', with args beginning with: %b" % (name, quoted)
-    return b"-%b\r\n" % text.replace(b"\r", b" ").replace(b"\n", b" ")
+    with redis_server() as redis:
+        yield redis
 
 
 @pytest.mark.parametrize("data", [data for data, _, _ in CASES], ids=shown)
