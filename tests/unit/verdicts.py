@@ -123,6 +123,10 @@ def answer(name: bytes, *args: bytes) -> bytes:
             return resp.bulk(text)
         case b"EVAL", (_, _, *rest):
             return resp.array([resp.bulk(arg) for arg in rest])
+        case b"PING", (text,):
+            return resp.bulk(text)
+        case b"PING" | b"ECHO" | b"EVAL", _:
+            return resp.error(b"ERR wrong number of arguments for '%b' command" % name.lower())
     # As redis prints them: each up to a NUL, and 128 bytes in all.
     quoted = b""
     for arg in args:
