@@ -708,8 +708,11 @@ class AppendOnlyFile:
         at = count = 0
         try:
             while at < len(data):
-                args, behind = read_command(data, at)
-                if b"-ERR" in client.execute([args[0].upper(), *args[1:]]):
+                (name, *args), behind = read_command(data, at)
+                known = COMMANDS.get(name.upper())
+                if known is None or not (known.writes or known.name in (b"multi", b"exec")):
+                    raise ValueError  # a read is not written here: it was a change
+                if b"-ERR" in client.execute([name.upper(), *args]):
                     raise ValueError
                 at = behind
                 count += 1

@@ -66,7 +66,7 @@ class Opened:
 def opened(example: ModuleType, directory: Path, fsync: str = "everysec") -> Iterator[Opened]:
     server = Opened(example, directory, fsync)
     try:
-        server.file.load(server.server.clients[1])
+        server.file.load(example.Client(0, server.server))
         yield server
     finally:
         server.crash()
