@@ -125,7 +125,7 @@ def running(
     finally:
         if process.poll() is None:
             os.kill(server.pid, signal.SIGKILL)
-            process.kill()
+            server.wait()
 
 
 def run_example(script: str, *args: str) -> subprocess.CompletedProcess[str]:

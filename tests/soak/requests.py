@@ -137,10 +137,10 @@ def split_points(run: Run, streams: int, nbytes: int, long: int, cuts: int) -> s
             data = (data + stream(run.random, 4))[:nbytes]
         check(data, every_cut(data))
         run.progress(done, streams)
-        requests = []
-        while sum(map(len, requests)) < long:
-            requests.append(run.random.choice([_request, _inline])(run.random))
-        data = b"".join(requests) + stream(run.random)
+        buffer = bytearray()
+        while len(buffer) < long:
+            buffer += run.random.choice([_request, _inline])(run.random)
+        data = bytes(buffer) + stream(run.random)
         check(data, [in_pieces(data, 1), *(_cut_at_random(run.random, data, 100) for _ in range(cuts))])
     return f"{tried:,} ways to cut"
 
