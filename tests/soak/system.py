@@ -595,7 +595,7 @@ def return_from_main(net: str, close: bool) -> None:
 @situation(
     15,
     "scale",
-    light={"idle": 1_500, "active": 100, "requests": 1_000, "ratio": 3.0},
+    light={"idle": 1_500, "active": 100, "requests": 1_000, "ratio": 2.0},
     heavy={"idle": 10_000, "active": 100, "requests": 100_000, "ratio": 1.5},
 )
 def scale(run: Run, idle: int, active: int, requests: int, ratio: float) -> str:
@@ -752,6 +752,37 @@ def connect_flood(run: Run, seconds: float, connects_a_second: int, p99_ms: int)
     )
     assert p99 * 1000 <= p99_ms, figures
     return figures
+
+
+@situation(16, "accept budget", light={"waiting": 400}, heavy={"waiting": 4_000})
+def accept_budget(run: Run, waiting: int) -> str:
+    """However many wait to be accepted: a turn takes some of them, and serves those who are there already."""
+    entered, gate = threading.Event(), threading.Event()
+    ahead = 0
+
+    def handle(id: int, data: bytes, ctx: Any) -> bytes | None:
+        nonlocal ahead
+        if data == b"stand still":
+            entered.set()
+            assert gate.wait(DEADLINE)
+            return None
+        ahead = len(server.accepted)
+        return data
+
+    with descriptor_limit(2 * waiting + 100), live(run.net("tcp"), handle) as server:
+        still, other = server.connect(), server.connect()
+        exchange(other, b"x")
+        still.sendall(b"stand still")
+        assert entered.wait(DEADLINE)
+        clients = [server.connect() for _ in range(waiting)]
+        other.sendall(b"y")
+        gate.set()
+        assert receive(other, 1) == b"y"
+        accepted = ahead - 2
+        assert accepted <= 128, f"{accepted} were accepted before who was there already was served"
+        for number, client in enumerate(clients):
+            assert exchange(client, b"%04d" % number) == b"%04d" % number
+    return f"{accepted} of {waiting:,} were accepted before who was there already was served"
 
 
 class Records(logging.Handler):
