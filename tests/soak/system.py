@@ -545,7 +545,7 @@ def late_wakes(run: Run, races: int, servers: int) -> str:
 # 14
 
 
-@situation(14, "interpreter exit", light={"runs": 4}, heavy={"runs": 500})
+@situation(14, "interpreter exit", light={"runs": 4}, heavy={"runs": 500}, limit=1200)
 def interpreter_exit(run: Run, runs: int) -> str:
     """A daemon thread serves and 8 threads wake it while main returns: exit 0, and nothing on stderr."""
 
