@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import traceback
 from errno import ECONNRESET, EPIPE
 
@@ -51,5 +53,6 @@ def _log(level: int, message: str, *args: object, error: BaseException | None = 
         logger.log(level, message, *args, exc_info=error)
     except Exception:
         # A handler of the user's has failed, which is no reason for a server to. Told as logging itself does.
-        if logging.raiseExceptions:
-            traceback.print_exc()
+        if logging.raiseExceptions and sys.stderr is not None:
+            with contextlib.suppress(Exception):  # stderr may be closed, as a daemon's is: then there is no one to tell
+                traceback.print_exc()

@@ -65,7 +65,7 @@ class Wake(_wake.Wake):
         if self._finalizing():
             return False
         if data is not None and type(data) is not bytes:
-            data = _copy(data)
+            data = _replies.octets(data)
         return target is not None and target[0].wake(target[1], data)
 
     def __repr__(self) -> str:
@@ -453,20 +453,18 @@ class Loop:
 
     def _deliver(self, conn: _Connection, decoder: Decoder, data: bytes, handle: Handle) -> None:
         """Hand over the messages that `data` completes. A bad one behind them ends the connection."""
-        bad: FrameError | None = None
         try:
-            messages = _replies.parse_messages(decoder.feed(data))
-        except FrameError as error:
-            bad, messages = error, error.messages
+            messages, bad, reply = _decode(decoder, data)
+            filled = bool(messages)
         except Exception as error:
             self._failed("handle", conn, error)
             return
         self._check_fork()
         try:
-            if messages:
+            if filled:
                 self._call("handle", handle, conn, messages)
             if bad is not None and conn.state == _OPEN:
-                self._obey("handle", conn, bad.reply)
+                self._obey("handle", conn, reply)
             if bad is not None and conn.state == _OPEN:
                 conn.reason = bad
                 self._leave_at_our_wish(conn)
@@ -499,7 +497,7 @@ class Loop:
     def _obey(self, name: str, conn: _Connection, reply: Any) -> None:
         pieces: Sequence[bytes | memoryview]
         try:
-            pieces, keepopen = ((reply,), True) if type(reply) is bytes else _parse(name, reply)
+            pieces, keepopen = ((reply,), True) if type(reply) is bytes else _replies.parse(name, reply)
         except Exception as error:
             self._failed(name, conn, error)
             return
@@ -512,6 +510,7 @@ class Loop:
         if self._abandoned:
             raise error
         _faults.log_failure(callback, conn.id, error)
+        self._check_fork()
         self._close(conn, error)
 
     def _check_fork(self) -> None:
@@ -730,29 +729,16 @@ class Loop:
         return goes_on
 
 
-def _parse(callback: str, reply: Any) -> tuple[Sequence[bytes | memoryview], bool]:
-    """Return what `_replies.parse` does, but the pieces as octets."""
-    pieces, keepopen = _replies.parse(callback, reply)
-    return [piece if type(piece) is bytes else _octets(piece) for piece in pieces], keepopen
-
-
-def _octets(piece: BytesLike) -> bytes | memoryview:
-    view = memoryview(piece)
-    return view if view.format == "B" and view.ndim == 1 else view.tobytes()
+def _decode(decoder: Decoder, data: bytes) -> tuple[Sequence[Any], FrameError | None, Any]:
+    """Return the messages that `data` completes; and of a bad one behind them the error, and its reply."""
+    try:
+        return _replies.parse_messages(decoder.feed(data)), None, None
+    except FrameError as error:
+        return error.messages, error, error.reply  # a subclass may have neither, or raise
 
 
 def _may_change(piece: bytes | memoryview) -> bool:
     return isinstance(piece, memoryview) and type(piece.obj) is not bytes
-
-
-def _copy(data: BytesLike) -> bytes:
-    try:
-        with memoryview(data) as view:
-            if view.c_contiguous:
-                return view.tobytes()
-    except TypeError:
-        pass
-    raise _replies.bad_wake(data)
 
 
 def _peer_text(peer: Any) -> str:

@@ -7,11 +7,12 @@ from typing import Any
 
 from ._types import BytesLike
 
+_NO_BUFFER = (TypeError, ValueError, BufferError)  # ValueError: it has been released or closed
 _ALLOWED = "None, a bool, bytes, a list of bytes, or a pair (send, keepopen)"
 
 
-def parse(callback: str, reply: Any) -> tuple[list[BytesLike], bool]:
-    """Return the pieces to send and whether the connection stays open.
+def parse(callback: str, reply: Any) -> tuple[list[bytes | memoryview], bool]:
+    """Return the pieces to send, each bytes or a view of octets, and whether the connection stays open.
 
     Args:
         callback: the callback's name, for the error.
@@ -21,37 +22,63 @@ def parse(callback: str, reply: Any) -> tuple[list[BytesLike], bool]:
         TypeError: `reply` is nothing that a callback may return. It names the callback and what
             it returned.
     """
-    if isinstance(reply, bool):
+    # Types are asked, not objects: isinstance believes what an object says of its class, a subclass may have
+    # methods of its own, and a buffer need not be the same when it is asked for again.
+    if type(reply) is bool:
         return [], reply
-    if not isinstance(reply, tuple):
+    if not issubclass(type(reply), tuple):
         return _pieces(callback, reply, "", (list,)), True
-    if len(reply) != 2:
-        raise _bad(callback, f"a tuple of {len(reply)}: a tuple is always (send, keepopen), pieces go in a list")
-    send, keepopen = reply
-    if not isinstance(keepopen, bool):
+    length = tuple.__len__(reply)
+    if length != 2:
+        raise _bad(callback, f"a tuple of {length}: a tuple is always (send, keepopen), pieces go in a list")
+    send, keepopen = tuple.__iter__(reply)
+    if type(keepopen) is not bool:
         raise _bad(callback, f"a pair whose keepopen is {_name(keepopen)}, not a bool: pieces go in a list")
     return _pieces(callback, send, "a pair whose send is ", (list, tuple)), keepopen
 
 
-def _pieces(callback: str, send: Any, where: str, sequences: tuple[type, ...]) -> list[BytesLike]:
+def _pieces(callback: str, send: Any, where: str, sequences: tuple[type, ...]) -> list[bytes | memoryview]:
     if send is None:
         return []
-    if not isinstance(send, sequences):
-        return [_check(callback, send, where)]
-    kind = "tuple" if isinstance(send, tuple) else "list"
-    items: Any = list.copy(send) if isinstance(send, list) else send  # a list may change while it is read
-    return [_check(callback, item, f"{where}a {kind} whose item {index} is ") for index, item in enumerate(items)]
+    if not issubclass(type(send), sequences):
+        return [_octets(callback, send, where)]
+    if issubclass(type(send), tuple):
+        kind, items = "tuple", tuple.__iter__(send)
+    else:
+        kind, items = "list", iter(list.copy(send))  # it may change while it is read
+    return [
+        item if type(item) is bytes else _octets(callback, item, f"{where}a {kind} whose item {index} is ")
+        for index, item in enumerate(items)
+    ]
 
 
-def _check(callback: str, piece: Any, where: str) -> BytesLike:
+def _octets(callback: str, piece: Any, where: str) -> bytes | memoryview:
+    if type(piece) is bytes:
+        return piece
     try:
-        contiguous = memoryview(piece).c_contiguous
-    except (TypeError, ValueError):  # no buffer, or a released one
+        view = memoryview(piece)
+    except _NO_BUFFER:
         raise _bad(callback, where + _name(piece)) from None
-    if not contiguous:
+    if not view.c_contiguous:
         raise _bad(callback, f"{where}{_name(piece)} that is not contiguous")
-    buffer: BytesLike = piece
-    return buffer
+    return view if view.format == "B" and view.ndim == 1 else view.tobytes()
+
+
+def octets(data: BytesLike) -> bytes:
+    """Return a copy of what `wake(data)` is to send.
+
+    Raises:
+        TypeError: `data` is not bytes-like and contiguous.
+    """
+    try:
+        view = memoryview(data)
+    except _NO_BUFFER:
+        pass
+    else:
+        with view:
+            if view.c_contiguous:
+                return view.tobytes()
+    raise bad_wake(data)
 
 
 def parse_tick(reply: Any) -> bool:
@@ -62,7 +89,7 @@ def parse_tick(reply: Any) -> bool:
     """
     if reply is None:
         return True
-    if not isinstance(reply, bool):
+    if type(reply) is not bool:
         raise TypeError(f"ticker() returned {_name(reply)}; allowed: True or None to go on, False to stop")
     return reply
 
@@ -73,16 +100,17 @@ def parse_messages(messages: Any) -> list[Any]:
     Raises:
         TypeError: `messages` is not a list.
     """
-    if not isinstance(messages, list):
+    if not issubclass(type(messages), list):
         raise TypeError(f"feed() returned {_name(messages)}; it must return the list of complete messages")
-    return messages
+    checked: list[Any] = messages
+    return checked
 
 
 def bad_wake(data: object) -> TypeError:
     """Return the error for a `wake(data)` whose data cannot be sent."""
     try:
         memoryview(data).release()  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except _NO_BUFFER:
         return TypeError(f"wake() takes a bytes-like object or nothing, not {_name(data)}")
     return TypeError(f"wake() takes a contiguous bytes-like object or nothing, not a strided {_name(data)}")
 

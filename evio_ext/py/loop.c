@@ -72,13 +72,16 @@ static int callback_failed(LoopObject *self, evio_conn *conn, const char *callba
 {
     if (is_fatal(self))
         return stop_with_exception(self);
-    evio_user *user = evio_conn_user(conn);
     PyObject *exception = take_exception();
     int verdict =
         logged(self, PyObject_CallFunction(self->state->log_failure, "sKO", callback,
                                            (unsigned long long)evio_conn_id(conn), exception));
-    set_word(&user->reason, exception);
-    return verdict == EVIO_STOP ? EVIO_STOP : EVIO_FAIL;
+    if (verdict == EVIO_STOP) { /* it ends as all others do */
+        Py_DECREF(exception);
+        return EVIO_STOP;
+    }
+    set_word(&evio_conn_user(conn)->reason, exception);
+    return EVIO_FAIL;
 }
 
 /* Does what a callback returned, taking it over; NULL is an exception. */

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from harness import echo, exchange, live, receive, receive_all, shown
+from replies import BadBool, SaysItIsAList
 from unit.codecs import flat
 
 import evio
@@ -171,7 +173,7 @@ def test_decoder_that_raises_has_failed_as_handle_has(net: str) -> None:
         assert exchange(other, b"x ") == b"X "
 
 
-@pytest.mark.parametrize("messages", ["text", 5, None, {}, iter([b"x"])], ids=shown)
+@pytest.mark.parametrize("messages", ["text", 5, None, {}, iter([b"x"]), SaysItIsAList()], ids=shown)
 def test_decoder_that_returns_no_list_has_failed_as_handle_has(tcp: str, messages: Any) -> None:
     class Returning:
         def decoder(self) -> Returning:
@@ -187,6 +189,61 @@ def test_decoder_that_returns_no_list_has_failed_as_handle_has(tcp: str, message
         kind = type(messages).__name__
         assert str(error) == f"feed() returned {kind}; it must return the list of complete messages"
         assert len(server.take_records()) == 1
+
+
+class Unfinished(evio.FrameError):
+    """Has no messages and no reply, as it does not call the class that it is made of."""
+
+    def __init__(self) -> None:
+        pass
+
+
+class NoMessages(evio.FrameError):
+    messages = property(lambda self: 1 // 0, lambda self, messages: None)
+
+
+class NoReply(evio.FrameError):
+    reply = property(lambda self: 1 // 0, lambda self, reply: None)
+
+
+def without_truth() -> evio.FrameError:
+    error = evio.FrameError("its messages are neither true nor false")
+    error.messages = BadBool()  # type: ignore[assignment]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (Unfinished, AttributeError),
+        (lambda: NoMessages("x"), ZeroDivisionError),
+        (lambda: NoReply("x", messages=[b"not delivered"]), ZeroDivisionError),
+        (without_truth, ZeroDivisionError),
+    ],
+    ids=["unfinished", "no messages", "no reply", "no truth"],
+)
+def test_frame_error_that_fails_itself_closes_that_connection_alone(
+    net: str, make: Callable[[], Exception], kind: type[Exception]
+) -> None:
+    class Failing:
+        def decoder(self) -> Failing:
+            return self
+
+        def feed(self, data: bytes) -> Messages:
+            if data == b"bad":
+                raise make()
+            return [data]
+
+    with live(net, lambda id, messages, ctx: messages, frame=Failing()) as server:
+        other, client = server.connect(), server.connect()
+        exchange(other, b"x")
+        client.sendall(b"bad")
+        assert receive_all(client) == b""
+        error = server.wait_closed(2)
+        assert type(error) is kind
+        (record,) = server.take_records()
+        assert record.getMessage() == "handle() failed for connection 2"
+        assert exchange(other, b"y") == b"y"
 
 
 def test_decoder_that_cannot_be_made_closes_that_connection_alone(tcp: str) -> None:

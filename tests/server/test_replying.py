@@ -2,91 +2,16 @@
 
 from __future__ import annotations
 
-import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from harness import echo, exchange, live, receive, receive_all
+from replies import BAD, FORMS
 
 ALLOWED = "; allowed: None, a bool, bytes, a list of bytes, or a pair (send, keepopen)"
 
 SIZE = 16_000_000  #: more than the kernel takes at once
-
-
-class ClearsItself(list[bytes]):
-    """A list that is empty once whoever iterates over it has seen its first item."""
-
-    def __iter__(self) -> Iterator[bytes]:
-        for item in super().__iter__():
-            yield item
-            self.clear()
-
-
-class BadBool:
-    def __bool__(self) -> bool:
-        raise ZeroDivisionError
-
-
-FORMS: list[tuple[str, Callable[[], Any], bytes, bool]] = [
-    ("None", lambda: None, b"", True),
-    ("True", lambda: True, b"", True),
-    ("False", lambda: False, b"", False),
-    ("bytes", lambda: b"data", b"data", True),
-    ("no bytes", lambda: b"", b"", True),
-    ("bytearray", lambda: bytearray(b"data"), b"data", True),
-    ("memoryview", lambda: memoryview(b"a piece of data")[11:], b"data", True),
-    ("memoryview of two dimensions", lambda: memoryview(b"data").cast("B", (2, 2)), b"data", True),
-    ("array of two-byte items", lambda: array.array("H", [1, 1]), array.array("H", [1, 1]).tobytes(), True),
-    ("list", lambda: [b"da", b"", bytearray(b"t"), memoryview(b"a")], b"data", True),
-    ("empty list", list, b"", True),
-    ("list that changes while it is read", lambda: ClearsItself([b"da", b"ta"]), b"data", True),
-    ("pair (None, True)", lambda: (None, True), b"", True),
-    ("pair (None, False)", lambda: (None, False), b"", False),
-    ("pair (bytes, True)", lambda: (b"data", True), b"data", True),
-    ("pair (bytes, False)", lambda: (b"data", False), b"data", False),
-    ("pair (bytearray, False)", lambda: (bytearray(b"data"), False), b"data", False),
-    ("pair (list, True)", lambda: ([b"da", b"ta"], True), b"data", True),
-    ("pair (list, False)", lambda: ([b"da", b"ta"], False), b"data", False),
-    ("pair (tuple, True)", lambda: ((b"da", b"ta"), True), b"data", True),
-    ("pair (tuple, False)", lambda: ((b"da", b"ta"), False), b"data", False),
-    ("pair (empty tuple, False)", lambda: ((), False), b"", False),
-]
-
-BAD: list[tuple[str, Callable[[], Any], str]] = [
-    ("empty tuple", lambda: (), "a tuple of 0: a tuple is always (send, keepopen), pieces go in a list"),
-    ("1-tuple", lambda: (b"x",), "a tuple of 1: a tuple is always (send, keepopen), pieces go in a list"),
-    (
-        "3-tuple",
-        lambda: (b"x", True, None),
-        "a tuple of 3: a tuple is always (send, keepopen), pieces go in a list",
-    ),
-    ("two pieces in a tuple", lambda: (b"x", b"y"), "a pair whose keepopen is bytes, not a bool: pieces go in a list"),
-    ("keepopen is None", lambda: (b"x", None), "a pair whose keepopen is NoneType, not a bool: pieces go in a list"),
-    ("keepopen is 1", lambda: (b"x", 1), "a pair whose keepopen is int, not a bool: pieces go in a list"),
-    (
-        "keepopen has no truth",
-        lambda: (b"x", BadBool()),
-        "a pair whose keepopen is BadBool, not a bool: pieces go in a list",
-    ),
-    ("object without truth", BadBool, "BadBool"),
-    ("str", lambda: "x", "str"),
-    ("int", lambda: 5, "int"),
-    ("dict", dict, "dict"),
-    ("iterator", lambda: iter([b"x"]), "list_iterator"),
-    ("memoryview with holes", lambda: memoryview(b"abcdef")[::2], "memoryview that is not contiguous"),
-    ("str in a pair", lambda: ("x", True), "a pair whose send is str"),
-    ("bool in a pair", lambda: (True, True), "a pair whose send is bool"),
-    ("str in a list", lambda: [b"x", "y"], "a list whose item 1 is str"),
-    ("None in a list", lambda: [b"x", None], "a list whose item 1 is NoneType"),
-    ("bool in a list", lambda: [False], "a list whose item 0 is bool"),
-    ("int in a list", lambda: [7], "a list whose item 0 is int"),
-    ("list in a list", lambda: [[b"x"]], "a list whose item 0 is list"),
-    ("pair in a list", lambda: [(b"x", True)], "a list whose item 0 is tuple"),
-    ("holes in a list", lambda: [memoryview(b"abcd")[::2]], "a list whose item 0 is memoryview that is not contiguous"),
-    ("None in a pair's list", lambda: ([None], True), "a pair whose send is a list whose item 0 is NoneType"),
-    ("str in a pair's tuple", lambda: ((b"x", "y"), False), "a pair whose send is a tuple whose item 1 is str"),
-]
 
 
 @pytest.mark.parametrize(("make", "sent", "stays_open"), [form[1:] for form in FORMS], ids=[form[0] for form in FORMS])

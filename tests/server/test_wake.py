@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from harness import DEADLINE, connect, echo, eventually, exchange, listener, live, receive, receive_all, shown
+from replies import closed_map, released, released_pickle_buffer
 
 import evio
 
@@ -67,7 +68,21 @@ def test_data_of_a_wake_is_sent_even_if_the_buffer_changes(net: str) -> None:
         assert receive(client, 20_000_000) == b"a" * 20_000_000
 
 
-@pytest.mark.parametrize("data", ["text", 5, [b"x"], (b"x", True), True, memoryview(b"abcd")[::2]], ids=shown)
+@pytest.mark.parametrize(
+    "data",
+    [
+        "text",
+        5,
+        [b"x"],
+        (b"x", True),
+        True,
+        memoryview(b"abcd")[::2],
+        released(),
+        released_pickle_buffer(),
+        closed_map(),
+    ],
+    ids=shown,
+)
 def test_wake_with_anything_else_is_a_type_error(tcp: str, data: Any) -> None:
     with live(tcp, echo) as server:
         client = server.connect()

@@ -66,10 +66,12 @@ def test_released_memoryview_is_a_bad_reply() -> None:
         parse("handle", view)
 
 
-def test_pieces_are_the_very_objects() -> None:
-    piece = bytearray(b"x")
-    ((parsed,), _) = parse("handle", [piece])
-    assert parsed is piece
+def test_pieces_are_not_copied() -> None:
+    fixed, mutable = bytes(bytearray(b"x")), bytearray(b"x")
+    ((bytes_, view), _) = parse("handle", [fixed, mutable])
+    assert bytes_ is fixed
+    assert isinstance(view, memoryview)
+    assert view.obj is mutable
 
 
 @pytest.mark.parametrize(("reply", "goes_on"), [(None, True), (True, True), (False, False)])
