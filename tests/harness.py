@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,45 @@ def eventually(condition: Callable[[], object]) -> None:
 def shown(value: object) -> str:
     """Return a parameter's name in a test's: its repr, without an address, so the same in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def fork() -> int:
+    """os.fork, without the warning of Python 3.12 and later where there are threads: servers run in them here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        return os.fork()
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run `work` in a forked child, and return the child's exit status: 0 if it did not fail."""
+    pid = fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def serve_once(net: str) -> None:
+    """Serve one client, on a socket of one's own."""
+    with listener(net) as sock, connect(sock) as client:
+        closed: list[int] = []
+        client.sendall(b"hello")
+        evio.serve(
+            net,
+            sock,
+            lambda id, data, ctx: (data, False),
+            closed=lambda id, *args: closed.append(id),
+            ticker=lambda ctx: not closed,
+            linger=0.1,
+        )
+        assert receive_all(client) == b"hello"
+        assert closed == [1]
 
 
 def own_process(test: Callable[..., None]) -> Callable[..., None]:

@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import DEADLINE, connect, echo, exchange, listener, live, own_process, receive_all
+from harness import (
+    DEADLINE,
+    connect,
+    echo,
+    exchange,
+    fork,
+    in_child,
+    listener,
+    live,
+    own_process,
+    receive_all,
+    serve_once,
+)
 
 import evio
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Run `work` in a forked child, and return the child's exit status: 0 if it did not fail."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def serve_once(net: str) -> None:
-    """Serve one client, on a socket of one's own."""
-    with listener(net) as sock, connect(sock) as client:
-        closed: list[int] = []
-        client.sendall(b"hello")
-        evio.serve(
-            net,
-            sock,
-            lambda id, data, ctx: (data, False),
-            closed=lambda id, *args: closed.append(id),
-            ticker=lambda ctx: not closed,
-            linger=0.1,
-        )
-        assert receive_all(client) == b"hello"
-        assert closed == [1]
 
 
 @pytest.mark.parametrize("callback", ["accept", "handle", "closed", "ticker"])
@@ -112,7 +90,7 @@ def test_child_that_goes_on_in_the_callback_gets_a_runtime_error(net: str) -> No
 
     def handle(id: int, data: bytes, ctx: Any) -> bytes | None:
         nonlocal status
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             return b"from the child"
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -142,7 +120,7 @@ def test_child_does_not_unlink_the_parents_path(unix: str, folder: str) -> None:
 
     def ticker(ctx: Any) -> bool:
         if not statuses:
-            pid = os.fork()
+            pid = fork()
             if pid:
                 statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
                 assert path.is_socket()
@@ -168,7 +146,7 @@ def test_connection_ends_although_a_child_lives_on(net: str) -> None:
     children: list[int] = []
 
     def handle(id: int, data: bytes, ctx: Any) -> tuple[bytes, bool]:
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             os.close(writer)
             os.read(reader, 1)  # until the parent has seen the end
@@ -199,15 +177,3 @@ def test_program_that_is_run_sees_no_descriptor_of_the_server(tcp: str) -> None:
         client = server.connect()
         client.sendall(b"?")
         assert client.recv(100) == before
-
-
-@own_process
-def test_forks_under_clients(net: str) -> None:
-    with live(net, echo) as server, contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(connect(server.addr)) for _ in range(20)]
-        for number in range(50):
-            for client in clients:
-                client.sendall(b"%04d" % number)
-            assert in_child(lambda: None) == 0
-            for client in clients:
-                assert client.recv(4) == b"%04d" % number

@@ -6,8 +6,8 @@ The light load is a test of every run, `tests/server/test_situations.py`; the he
 Layout:
     situation.py     what a situation is, and how one is run
     tools.py         what several of them need: processes beside the server, latencies, memory
-    connections.py   1 to 8    system.py   9 to 16    python.py   17 to 26    requests.py   27 to 30
-    appendonly.py    31 to 37
+    connections.py   1 to 8      system.py      9 to 16     callbacks.py   17 to 21
+    python.py        22 to 26    requests.py    27 to 30    appendonly.py  31 to 37
     __main__.py      make soak
 """
 
