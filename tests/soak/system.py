@@ -183,7 +183,7 @@ def accepts_that_find_no_room(run: Run, failures: int, episodes: int) -> str:
 # 10
 
 
-@situation(10, "EINTR", light={"seconds": 1, "drift_percent": 33}, heavy={"seconds": 60, "drift_percent": 10})
+@situation(10, "EINTR", light={"seconds": 1, "drift_percent": 67}, heavy={"seconds": 60, "drift_percent": 10})
 def interrupted_calls(run: Run, seconds: int, drift_percent: int) -> str:
     """1,000 signals a second are invisible: no error, no wrong byte, and the ticker is on time."""
     caught = 0
@@ -225,6 +225,7 @@ def interrupted_calls(run: Run, seconds: int, drift_percent: int) -> str:
     assert caught > 100 * seconds
     rate = (len(times) - 1) / (times[-1] - times[0])
     drift = abs(1 - rate / 60)
+    assert rate <= 62, f"{rate:.1f} ticks a second"  # a busy machine makes them late, but never too many
     assert drift <= drift_percent / 100, f"{rate:.1f} ticks a second"
     return f"{caught:,} signals, {exchanges:,} exchanges, {rate:.1f} ticks a second: {drift:.1%} off"
 
