@@ -2,6 +2,7 @@
  * points into something retained. It knows no sockets and takes no locks. */
 
 #include "buf.h"
+#include "sys.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -24,7 +25,7 @@ struct evio__chunk {
 
 static struct evio__chunk *add_chunk(struct evio__queue *queue, size_t room)
 {
-    struct evio__chunk *chunk = malloc(sizeof *chunk + room);
+    struct evio__chunk *chunk = EVIO_SYS(malloc)(sizeof *chunk + room);
     if (chunk == NULL)
         return NULL;
     chunk->next = NULL;
@@ -103,7 +104,7 @@ static void drop_head(struct evio__queue *queue, const evio_hooks *hooks)
     queue->nbytes -= chunk->nbytes;
     if (chunk->owner != NULL)
         hooks->release(chunk->owner);
-    free(chunk);
+    EVIO_SYS(free)(chunk);
 }
 
 void evio__queue_advance(struct evio__queue *queue, size_t nbytes, const evio_hooks *hooks)

@@ -4,6 +4,7 @@
 #define EVIO_CLOCK_H
 
 #include "config.h"
+#include "sys.h"
 
 #include <stdint.h>
 #include <time.h>
@@ -14,7 +15,7 @@
 static inline int64_t evio__now(void)
 {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail with this clock */
+    EVIO_SYS(clock_gettime)(CLOCK_MONOTONIC, &now); /* cannot fail with this clock */
     return (int64_t)now.tv_sec * EVIO__NS_PER_S + now.tv_nsec;
 }
 

@@ -3,6 +3,7 @@
  * turn, so a pointer that a caller holds stays good until then. */
 
 #include "conn.h"
+#include "sys.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -45,11 +46,11 @@ static int grow(struct evio__conns *conns)
     if (conns->nslots > UINT32_MAX / 2)
         return -ENOMEM;
     uint32_t nslots = conns->nslots == 0 ? FIRST : conns->nslots * 2;
-    struct evio_conn **slots = realloc(conns->slots, nslots * sizeof *slots);
+    struct evio_conn **slots = EVIO_SYS(realloc)(conns->slots, nslots * sizeof *slots);
     if (slots == NULL)
         return -ENOMEM;
     conns->slots = slots;
-    uint32_t *free_slots = realloc(conns->free_slots, nslots * sizeof *free_slots);
+    uint32_t *free_slots = EVIO_SYS(realloc)(conns->free_slots, nslots * sizeof *free_slots);
     if (free_slots == NULL)
         return -ENOMEM;
     conns->free_slots = free_slots;
@@ -66,7 +67,7 @@ int evio__conns_init(struct evio__conns *conns)
     evio__list_init(&conns->idle);
     evio__list_init(&conns->linger);
     evio__list_init(&conns->dead);
-    conns->buffer = malloc(BUFFER_SIZE);
+    conns->buffer = EVIO_SYS(malloc)(BUFFER_SIZE);
     return conns->buffer == NULL ? -ENOMEM : 0;
 }
 
@@ -74,9 +75,9 @@ void evio__conns_free(struct evio__conns *conns)
 {
     assert(conns->count == 0);
     evio__conns_reap(conns);
-    free(conns->slots);
-    free(conns->free_slots);
-    free(conns->buffer);
+    EVIO_SYS(free)(conns->slots);
+    EVIO_SYS(free)(conns->free_slots);
+    EVIO_SYS(free)(conns->buffer);
 }
 
 void evio__conns_reap(struct evio__conns *conns)
@@ -88,7 +89,7 @@ void evio__conns_reap(struct evio__conns *conns)
         conns->free_slots[conns->nfree++] = conn->slot;
         if (conn->wake != NULL)
             evio_wake_release(conn->wake);
-        free(conn);
+        EVIO_SYS(free)(conn);
     }
 }
 
@@ -464,7 +465,7 @@ void evio__conn_woken(struct evio__conns *conns, struct evio__woken *woken)
 int evio__conn_accept(struct evio__conns *conns, int fd, const struct evio_peer *peer)
 {
     int error = conns->nfree > 0 ? 0 : grow(conns);
-    struct evio_conn *conn = error == 0 ? calloc(1, sizeof *conn) : NULL;
+    struct evio_conn *conn = error == 0 ? EVIO_SYS(calloc)(1, sizeof *conn) : NULL;
     if (conn == NULL) {
         evio__close(fd);
         return -ENOMEM;
@@ -478,7 +479,7 @@ int evio__conn_accept(struct evio__conns *conns, int fd, const struct evio_peer 
     error = evio__poll_set(conns->poll, fd, 0, EVIO__READ, tag_of(conn));
     if (error != 0) {
         evio__close(fd);
-        free(conn);
+        EVIO_SYS(free)(conn);
         return error;
     }
     conn->armed = EVIO__READ;

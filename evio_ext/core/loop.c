@@ -7,6 +7,7 @@
 #include "evio.h"
 #include "net.h"
 #include "poll.h"
+#include "sys.h"
 #include "wake.h"
 
 #include <errno.h>
@@ -58,7 +59,7 @@ struct evio_loop {
 int evio_loop_new(evio_loop **made, const evio_options *options, const evio_hooks *hooks,
                   void *server)
 {
-    struct evio_loop *loop = calloc(1, sizeof *loop);
+    struct evio_loop *loop = EVIO_SYS(calloc)(1, sizeof *loop);
     if (loop == NULL)
         return -ENOMEM;
     loop->options = *options;
@@ -87,7 +88,7 @@ no_conns:
 no_waker:
     evio__poll_close(&loop->poll);
 no_poll:
-    free(loop);
+    EVIO_SYS(free)(loop);
     return error;
 }
 
@@ -97,7 +98,7 @@ void evio_loop_free(evio_loop *loop)
     evio__waker_end(loop->waker, false);
     evio__waker_release(loop->waker);
     evio__poll_close(&loop->poll);
-    free(loop);
+    EVIO_SYS(free)(loop);
 }
 
 void evio_loop_abandon(evio_loop *loop)

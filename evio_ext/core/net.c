@@ -2,6 +2,7 @@
  * reading of errors. */
 
 #include "net.h"
+#include "sys.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -22,24 +23,25 @@ int evio__accept(int listener, struct evio_peer *peer)
         peer->nbytes = sizeof peer->address;
         address->sa_family = AF_UNSPEC; /* an unnamed unix peer may leave it unset */
 #ifdef EVIO_HAVE_ACCEPT4
-        fd = accept4(listener, address, &peer->nbytes, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        fd = EVIO_SYS(accept4)(listener, address, &peer->nbytes, SOCK_NONBLOCK | SOCK_CLOEXEC);
 #else
-        fd = accept(listener, address, &peer->nbytes);
+        fd = EVIO_SYS(accept)(listener, address, &peer->nbytes);
 #endif
     } while (fd < 0 && errno == EINTR);
     if (fd < 0)
         return -errno;
 #ifndef EVIO_HAVE_ACCEPT4
-    if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || fcntl(fd, F_SETFL, O_NONBLOCK) < 0) {
+    if (EVIO_SYS(fcntl)(fd, F_SETFD, FD_CLOEXEC) < 0 ||
+        EVIO_SYS(fcntl)(fd, F_SETFL, O_NONBLOCK) < 0) {
         int error = -errno;
-        close(fd);
+        EVIO_SYS(close)(fd);
         return error;
     }
 #endif
 #ifdef EVIO_NOSIGPIPE_OPTION
     int on = 1;
-    setsockopt(fd, SOL_SOCKET, EVIO_NOSIGPIPE_OPTION, &on,
-               sizeof on); /* fails on a dead peer only */
+    EVIO_SYS(setsockopt)(fd, SOL_SOCKET, EVIO_NOSIGPIPE_OPTION, &on,
+                         sizeof on); /* fails on a dead peer only */
 #endif
     return fd;
 }
@@ -70,7 +72,7 @@ enum evio__accept_error evio__accept_error(int error)
 static void set_option(int fd, int level, int name, int value)
 {
     /* The only way these fail on a TCP socket is that the peer has reset it: reading will tell. */
-    (void)setsockopt(fd, level, name, &value, sizeof value);
+    (void)EVIO_SYS(setsockopt)(fd, level, name, &value, sizeof value);
 }
 
 void evio__tune(int fd, const struct evio_peer *peer, bool nodelay, int keepalive_s)
@@ -94,7 +96,7 @@ ssize_t evio__recv(int fd, void *data, size_t nbytes)
 {
     ssize_t n;
     do
-        n = recv(fd, data, nbytes, 0);
+        n = EVIO_SYS(recv)(fd, data, nbytes, 0);
     while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : n;
 }
@@ -103,7 +105,7 @@ ssize_t evio__send(int fd, const void *data, size_t nbytes)
 {
     ssize_t n;
     do
-        n = send(fd, data, nbytes, EVIO_SEND_FLAGS);
+        n = EVIO_SYS(send)(fd, data, nbytes, EVIO_SEND_FLAGS);
     while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : n;
 }
@@ -117,7 +119,7 @@ ssize_t evio__send_parts(int fd, struct iovec *parts, int count)
         (__typeof__(message.msg_iovlen))count; /* int or size_t, as the system likes */
     ssize_t n;
     do
-        n = sendmsg(fd, &message, EVIO_SEND_FLAGS);
+        n = EVIO_SYS(sendmsg)(fd, &message, EVIO_SEND_FLAGS);
     while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : n;
 }
@@ -125,7 +127,7 @@ ssize_t evio__send_parts(int fd, struct iovec *parts, int count)
 size_t evio__available(int fd)
 {
     int nbytes = 0;
-    return ioctl(fd, FIONREAD, &nbytes) == 0 && nbytes > 0 ? (size_t)nbytes : 0;
+    return EVIO_SYS(ioctl)(fd, FIONREAD, &nbytes) == 0 && nbytes > 0 ? (size_t)nbytes : 0;
 }
 
 bool evio__would_block(ssize_t error)
@@ -136,12 +138,12 @@ bool evio__would_block(ssize_t error)
 
 int evio__shutdown_write(int fd)
 {
-    return shutdown(fd, SHUT_WR) < 0 ? -errno : 0;
+    return EVIO_SYS(shutdown)(fd, SHUT_WR) < 0 ? -errno : 0;
 }
 
 void evio__close(int fd)
 {
-    close(
+    EVIO_SYS(close)(
         fd); /* never again on EINTR: the descriptor is gone, and may be somebody else's already */
 }
 
@@ -169,7 +171,7 @@ void evio_peer_text(const evio_peer *peer, char text[EVIO_PEER_TEXT])
     char zone[IF_NAMESIZE + 1] = "";
     if (v6->sin6_scope_id != 0) {
         zone[0] = '%';
-        if (if_indextoname(v6->sin6_scope_id, zone + 1) ==
+        if (EVIO_SYS(if_indextoname)(v6->sin6_scope_id, zone + 1) ==
             NULL) /* the interface is gone: its number, then */
             snprintf(zone + 1, sizeof zone - 1, "%u", (unsigned)v6->sin6_scope_id);
     }

@@ -1,6 +1,7 @@
 /* The poller on epoll. */
 
 #include "poll.h"
+#include "sys.h"
 
 #ifdef EVIO_POLL_EPOLL
 
@@ -11,14 +12,14 @@
 
 int evio__poll_open(struct evio__poll *poll)
 {
-    poll->fd = epoll_create1(EPOLL_CLOEXEC);
+    poll->fd = EVIO_SYS(epoll_create1)(EPOLL_CLOEXEC);
     return poll->fd < 0 ? -errno : 0;
 }
 
 void evio__poll_close(struct evio__poll *poll)
 {
     if (poll->fd >= 0)
-        close(poll->fd);
+        EVIO_SYS(close)(poll->fd);
     poll->fd = -1;
 }
 
@@ -35,7 +36,7 @@ int evio__poll_set(struct evio__poll *poll, int fd, unsigned had, unsigned wants
     if (wants & EVIO__WRITE)
         event.events |= EPOLLOUT;
     int op = had == 0 ? EPOLL_CTL_ADD : wants == 0 ? EPOLL_CTL_DEL : EPOLL_CTL_MOD;
-    return epoll_ctl(poll->fd, op, fd, &event) < 0 ? -errno : 0;
+    return EVIO_SYS(epoll_ctl)(poll->fd, op, fd, &event) < 0 ? -errno : 0;
 }
 
 int evio__poll_wait(struct evio__poll *poll, int64_t timeout_ns)
@@ -47,7 +48,7 @@ int evio__poll_wait(struct evio__poll *poll, int64_t timeout_ns)
         int64_t ms = (timeout_ns + NS_PER_MS - 1) / NS_PER_MS;
         timeout_ms = ms < INT_MAX ? (int)ms : INT_MAX;
     }
-    int count = epoll_wait(poll->fd, found, EVIO__POLL_BATCH, timeout_ms);
+    int count = EVIO_SYS(epoll_wait)(poll->fd, found, EVIO__POLL_BATCH, timeout_ms);
     if (count < 0)
         return errno == EINTR ? 0 : -errno;
     for (int i = 0; i < count; i++) {

@@ -2,6 +2,7 @@
  * for each descriptor, so that a connection is looked at once a turn. */
 
 #include "poll.h"
+#include "sys.h"
 
 #ifdef EVIO_POLL_KQUEUE
 
@@ -19,17 +20,17 @@ _Static_assert(sizeof(void *) >= sizeof(uint64_t), "the kqueue poller needs 64-b
 
 int evio__poll_open(struct evio__poll *poll)
 {
-    poll->fd = kqueue();
+    poll->fd = EVIO_SYS(kqueue)();
     if (poll->fd < 0)
         return -errno;
-    fcntl(poll->fd, F_SETFD, FD_CLOEXEC); /* cannot fail on a descriptor that is open */
+    EVIO_SYS(fcntl)(poll->fd, F_SETFD, FD_CLOEXEC); /* cannot fail on a descriptor that is open */
     return 0;
 }
 
 void evio__poll_close(struct evio__poll *poll)
 {
     if (poll->fd >= 0)
-        close(poll->fd);
+        EVIO_SYS(close)(poll->fd);
     poll->fd = -1;
 }
 
@@ -48,7 +49,7 @@ static int set_filter(struct evio__poll *poll, int fd, short filter, unsigned bi
            (void *)(uintptr_t)tag);
     int result;
     do
-        result = kevent(poll->fd, &change, 1, NULL, 0, NULL);
+        result = EVIO_SYS(kevent)(poll->fd, &change, 1, NULL, 0, NULL);
     while (result < 0 && errno == EINTR);
     return result < 0 ? -errno : 0;
 }
@@ -92,7 +93,7 @@ int evio__poll_wait(struct evio__poll *poll, int64_t timeout_ns)
         timeout.tv_nsec = (long)(timeout_ns % NS_PER_S);
         until = &timeout;
     }
-    int nfound = kevent(poll->fd, NULL, 0, found, EVIO__POLL_BATCH, until);
+    int nfound = EVIO_SYS(kevent)(poll->fd, NULL, 0, found, EVIO__POLL_BATCH, until);
     if (nfound < 0)
         return errno == EINTR ? 0 : -errno;
     uint16_t places[PLACES];

@@ -3,6 +3,7 @@
  * up, and a wake cannot block. This file does no input or output on connections. */
 
 #include "wake.h"
+#include "sys.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,19 +17,19 @@
 static int open_descriptors(struct evio__waker *waker)
 {
 #ifdef EVIO_HAVE_EVENTFD
-    waker->read_fd = waker->write_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    waker->read_fd = waker->write_fd = EVIO_SYS(eventfd)(0, EFD_NONBLOCK | EFD_CLOEXEC);
     return waker->read_fd < 0 ? -errno : 0;
 #else
     int ends[2];
 #ifdef EVIO_HAVE_PIPE2
-    if (pipe2(ends, O_NONBLOCK | O_CLOEXEC) < 0)
+    if (EVIO_SYS(pipe2)(ends, O_NONBLOCK | O_CLOEXEC) < 0)
         return -errno;
 #else
-    if (pipe(ends) < 0)
+    if (EVIO_SYS(pipe)(ends) < 0)
         return -errno;
     for (int i = 0; i < 2; i++) {
-        fcntl(ends[i], F_SETFD, FD_CLOEXEC); /* neither can fail on an open pipe */
-        fcntl(ends[i], F_SETFL, O_NONBLOCK);
+        EVIO_SYS(fcntl)(ends[i], F_SETFD, FD_CLOEXEC); /* neither can fail on an open pipe */
+        EVIO_SYS(fcntl)(ends[i], F_SETFL, O_NONBLOCK);
     }
 #endif
     waker->read_fd = ends[0];
@@ -40,9 +41,9 @@ static int open_descriptors(struct evio__waker *waker)
 static void close_descriptors(struct evio__waker *waker)
 {
     if (waker->read_fd >= 0)
-        close(waker->read_fd);
+        EVIO_SYS(close)(waker->read_fd);
     if (waker->write_fd != waker->read_fd && waker->write_fd >= 0)
-        close(waker->write_fd);
+        EVIO_SYS(close)(waker->write_fd);
     waker->read_fd = waker->write_fd = -1;
 }
 
@@ -56,18 +57,18 @@ static struct evio_wake *first_wake(struct evio__node *list)
 
 int evio__waker_new(struct evio__waker **made, size_t max_pending, const evio_hooks *hooks)
 {
-    struct evio__waker *waker = calloc(1, sizeof *waker);
+    struct evio__waker *waker = EVIO_SYS(calloc)(1, sizeof *waker);
     if (waker == NULL)
         return -ENOMEM;
     int error = open_descriptors(waker);
     if (error != 0) {
-        free(waker);
+        EVIO_SYS(free)(waker);
         return error;
     }
     error = -pthread_mutex_init(&waker->lock, NULL);
     if (error != 0) {
         close_descriptors(waker);
-        free(waker);
+        EVIO_SYS(free)(waker);
         return error;
     }
     atomic_init(&waker->refs, 1);
@@ -112,7 +113,7 @@ void evio__waker_awake(struct evio__waker *waker)
 void evio__waker_drain(struct evio__waker *waker)
 {
     uint64_t count;
-    while (read(waker->read_fd, &count, sizeof count) < 0 && errno == EINTR)
+    while (EVIO_SYS(read)(waker->read_fd, &count, sizeof count) < 0 && errno == EINTR)
         ;
 }
 
@@ -175,12 +176,12 @@ void evio__waker_release(struct evio__waker *waker)
     if (atomic_fetch_sub(&waker->refs, 1) != 1)
         return;
     pthread_mutex_destroy(&waker->lock);
-    free(waker);
+    EVIO_SYS(free)(waker);
 }
 
 struct evio_wake *evio__wake_new(struct evio__waker *waker, struct evio_conn *conn, uint64_t id)
 {
-    struct evio_wake *wake = calloc(1, sizeof *wake);
+    struct evio_wake *wake = EVIO_SYS(calloc)(1, sizeof *wake);
     if (wake == NULL)
         return NULL;
     wake->waker = waker;
@@ -215,7 +216,7 @@ void evio_wake_release(struct evio_wake *wake)
     if (atomic_fetch_sub(&wake->refs, 1) != 1)
         return;
     evio__waker_release(wake->waker);
-    free(wake);
+    EVIO_SYS(free)(wake);
 }
 
 uint64_t evio_wake_id(const struct evio_wake *wake)
@@ -247,7 +248,7 @@ static void post_and_unlock(struct evio_wake *wake)
     if (waker->asleep) {
         const uint64_t one = 1;
         waker->asleep = false;
-        while (write(waker->write_fd, &one, sizeof one) < 0 && errno == EINTR)
+        while (EVIO_SYS(write)(waker->write_fd, &one, sizeof one) < 0 && errno == EINTR)
             ;
     }
     pthread_mutex_unlock(&waker->lock);
