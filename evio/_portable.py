@@ -13,7 +13,20 @@ import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from errno import EAGAIN, EBADF, ECONNRESET, EFAULT, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOTSOCK, EWOULDBLOCK
+from errno import (
+    EAGAIN,
+    EBADF,
+    ECONNRESET,
+    EFAULT,
+    EINVAL,
+    EMFILE,
+    ENFILE,
+    ENOBUFS,
+    ENOMEM,
+    ENOSPC,
+    ENOTSOCK,
+    EWOULDBLOCK,
+)
 from itertools import takewhile
 from math import inf
 from time import monotonic
@@ -40,7 +53,7 @@ _CONNS_MAX = 509 if issubclass(selectors.DefaultSelector, selectors.SelectSelect
 
 _SEND_FLAGS: int = getattr(socket, "MSG_NOSIGNAL", 0)  # for programs that have put SIGPIPE back to its default
 _WOULD_BLOCK = {EAGAIN, EWOULDBLOCK, ENOBUFS}  # ENOBUFS is how some systems say that a socket's buffer is full
-_EXHAUSTED = {EMFILE, ENFILE, ENOBUFS, ENOMEM}  # accept would fail again at once
+_EXHAUSTED = {EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC}  # accepting, or watching one more, would fail again at once
 _BROKEN = {EBADF, EFAULT, EINVAL, ENOTSOCK}  # the listener is not one any more
 
 _FORKED = "evio.serve cannot go on in a forked child: it belongs to the parent"
@@ -364,7 +377,13 @@ class Loop:
 
     def _watch_listener(self, wanted: bool) -> None:
         if wanted and not self._listening:
-            self._selector.register(self._listener, _READ, self._accept_burst)
+            try:
+                self._selector.register(self._listener, _READ, self._accept_burst)
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                self._pause_listener(error)
+                return
         elif self._listening and not wanted:
             self._selector.unregister(self._listener)
         self._listening = wanted

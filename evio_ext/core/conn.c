@@ -280,8 +280,12 @@ void evio_conn_send(evio_conn *conn, const evio_piece *pieces, size_t count)
         touch(conn);
     if (sent < total)
         conn->error = keep_rest(conn, pieces, count, sent);
-    if (conn->error == 0 && !first && !(conn->armed & EVIO__WRITE))
+    if (conn->error == 0 && !first && !(conn->armed & EVIO__WRITE)) {
+        size_t before = conn->out.nbytes;
         push(conn); /* only the inbox was before it, which nobody has tried to send */
+        if (conn->out.nbytes < before)
+            touch(conn);
+    }
 }
 
 /* states */

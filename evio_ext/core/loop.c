@@ -117,6 +117,16 @@ const char *evio_poller(void)
 
 /* the listener */
 
+static void pause_listener(struct evio_loop *loop, int error)
+{
+    loop->accept_again = evio__now() + ACCEPT_PAUSE;
+    if (loop->starved)
+        return;
+    loop->starved = true;
+    if (loop->hooks->accept_paused(loop->server, error) == EVIO_STOP)
+        loop->conns.stop = true;
+}
+
 /* Lets the poller watch the listener while there is room for a client. */
 static void watch_listener(struct evio_loop *loop)
 {
@@ -130,18 +140,10 @@ static void watch_listener(struct evio_loop *loop)
                        wants ? EVIO__READ : 0, TAG_LISTENER);
     if (error == 0)
         loop->listening = wants;
+    else if (evio__accept_error(error) == EVIO__ACCEPT_EXHAUSTED)
+        pause_listener(loop, error);
     else
         loop->error = error;
-}
-
-static void pause_listener(struct evio_loop *loop, int error)
-{
-    loop->accept_again = evio__now() + ACCEPT_PAUSE;
-    if (loop->starved)
-        return;
-    loop->starved = true;
-    if (loop->hooks->accept_paused(loop->server, error) == EVIO_STOP)
-        loop->conns.stop = true;
 }
 
 static void accept_burst(struct evio_loop *loop)

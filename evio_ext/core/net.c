@@ -58,6 +58,7 @@ enum evio__accept_error evio__accept_error(int error)
     case ENFILE:
     case ENOBUFS:
     case ENOMEM:
+    case ENOSPC: /* of epoll: the user's share of watches is used up */
         return EVIO__ACCEPT_EXHAUSTED;
     case EBADF:
     case EFAULT:

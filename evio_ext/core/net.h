@@ -15,11 +15,11 @@ struct evio_peer {
     socklen_t nbytes;
 };
 
-/* What an accept that did not give a connection means. */
+/* What an accept that did not give a connection means, or a failure to watch the listener. */
 enum evio__accept_error {
     EVIO__ACCEPT_EMPTY,     /* the backlog is empty */
     EVIO__ACCEPT_SKIP,      /* that client is gone, the next one may be there */
-    EVIO__ACCEPT_EXHAUSTED, /* no descriptors or no memory: try again later */
+    EVIO__ACCEPT_EXHAUSTED, /* no descriptors, memory or watches: try again later */
     EVIO__ACCEPT_BROKEN,    /* the listener is not one any more */
 };
 enum evio__accept_error evio__accept_error(int error);
