@@ -92,9 +92,11 @@ build/native: $(EXTENSION) setup.py pyproject.toml $(VENV)/made
 
 SANITIZED := -std=c11 -O1 -g -Wall -Wextra $(SANITIZERS) -pthread
 
+build/c/test_faults: REPLACED := -DEVIO_SYS_REPLACED # its kernel takes the system's place
+
 build/c/%: tests/c/%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system
 	@mkdir -p $(@D)
-	$(CC) $(SANITIZED) $< $(PURE) -o $@
+	$(CC) $(SANITIZED) $(REPLACED) $< $(PURE) -o $@
 
 build/replay_frames: $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system
 	@mkdir -p $(@D)
