@@ -36,7 +36,7 @@ echo: build/native ## start the echo server; ARGS are its arguments
 
 test: system-test check-c check-py ## run all tests; ARGS are pytest's arguments
 
-check-py: system-test build/native $(VENV)/test ## run the Python tests
+check-py: system-test build/native build/c/test_faults $(VENV)/test ## run the Python tests
 	$(PY) -m pytest --numprocesses auto $(ARGS)
 
 check-c: $(C_TESTS) build/replay_frames ## run the tests of the core and the framings, under sanitizers

@@ -347,6 +347,7 @@ class Loop:
         """Close all connections in good order. `calls`: outstanding wakes get their handle first."""
         self._stop_by = monotonic() + self._lingering.seconds
         self._tick_due = self._accept_again = inf
+        self._idle = _Deadlines(0)  # there is one deadline for all
         self._watch_listener(False)
         if self._sending is not None:  # a signal's exception came out of its send: more might be sent twice
             self._sending.state = _FLUSHING
@@ -355,8 +356,12 @@ class Loop:
         for conn in tuple(self._conns.values()):
             if conn.state == _OPEN:
                 self._leave(conn, calls)
+            elif conn.state == _FLUSHING:
+                self._flush(conn)
             elif conn.state == _DRAINING:
                 self._drain(conn, until_quiet=True)
+            if conn.state == _FLUSHING and self._lingering.due(conn) == inf:
+                self._lingering.begin(conn)
             self._settle(conn)
         while self._conns and monotonic() < self._stop_by:
             self._poll()
@@ -540,6 +545,7 @@ class Loop:
 
     def _queue(self, conn: _Connection, pieces: Sequence[bytes | memoryview]) -> None:
         """Queue a reply, and send what can be sent."""
+        waits = bool(conn.out)  # then the selector will tell when
         if conn.wakes:  # queued earlier, so sent earlier
             conn.take_wakes()
         if conn.unsent > self._max_pending:
@@ -549,7 +555,7 @@ class Loop:
             if piece:
                 conn.out.append(piece)
                 conn.unsent += len(piece)
-        if not conn.events & _WRITE:  # else the selector will tell when
+        if not waits:
             self._flush(conn)
         if conn.out and any(type(piece) is memoryview for piece in pieces):
             # What was returned is what is sent: of a buffer that may change, a copy stays in the queue.
@@ -584,6 +590,8 @@ class Loop:
         """From OPEN to FLUSHING. First the state, which makes wakes False; then all that were True are done."""
         conn.state = _FLUSHING
         self._do_wakes(conn, calls)
+        if conn.state == _FLUSHING:
+            self._flush(conn)  # the selector tells late of room
 
     def _leave_at_our_wish(self, conn: _Connection) -> None:
         if conn.state == _OPEN:
@@ -700,8 +708,9 @@ class Loop:
             self._lost(conn, _faults.overflow_error(self._max_pending))
             return
         if conn.wakes:
+            waits = bool(conn.out)
             conn.take_wakes()
-            if not conn.events & _WRITE:
+            if not waits:
                 self._flush(conn)
         if calls and conn.asked and self._handle is not None and conn.state != _CLOSED:
             conn.asked = False

@@ -334,7 +334,7 @@ static void flush(struct evio_conn *conn)
         return;
     }
     if (conn->out.nbytes < before) {
-        if (conn->state == EVIO__FLUSHING && !conn->eof) {
+        if (conn->state == EVIO__FLUSHING && (!conn->eof || conn->conns->stopping)) {
             conn->conns->active = true;
             restart_clock(conn, &conn->conns->linger, evio__now());
         } else
@@ -355,6 +355,10 @@ static void begin_close(struct evio_conn *conn)
         struct evio__woken woken;
         evio__wake_detach(conn->wake, &woken);
         evio__queue_move(&conn->out, &woken.inbox);
+        if (woken.overflow) {
+            close_conn(conn, EVIO_END_OVERFLOW);
+            return;
+        }
     }
     flush(conn);
 }
@@ -375,6 +379,26 @@ static bool obey(struct evio_conn *conn, int verdict)
     return conn->state == EVIO__OPEN;
 }
 
+/* Does what wakes have left: their data first, then the call. */
+void evio__conn_woken(struct evio__conns *conns, struct evio__woken *woken)
+{
+    struct evio_conn *conn = woken->conn;
+    bool behind = conn->out.nbytes > 0;
+    evio__queue_move(&conn->out, &woken->inbox);
+    conns->active = true;
+    tell_unsent(conn);
+    if (woken->overflow) {
+        close_conn(conn, EVIO_END_OVERFLOW);
+        return;
+    }
+    if (conn->out.nbytes > 0 && !behind)
+        flush(conn);
+    else
+        rearm(conn);
+    if (woken->call && conn->state == EVIO__OPEN)
+        obey(conn, conns->hooks->woken(conns->server, conn));
+}
+
 /* Does what is outstanding on the wake, and lets it answer False from here on, so that no True is
  * broken when the connection leaves OPEN. Returns whether it is still OPEN. */
 static bool settle_wake(struct evio_conn *conn, bool calls)
@@ -383,14 +407,10 @@ static bool settle_wake(struct evio_conn *conn, bool calls)
     if (conn->wake == NULL)
         return true;
     evio__wake_detach(conn->wake, &woken);
-    evio__queue_move(&conn->out, &woken.inbox);
-    if (woken.overflow) {
-        close_conn(conn, EVIO_END_OVERFLOW);
-        return false;
-    }
-    if (!woken.call || !calls)
-        return true;
-    return obey(conn, conn->conns->hooks->woken(conn->conns->server, conn));
+    woken.call = woken.call && calls;
+    if (woken.call || woken.overflow || woken.inbox.nbytes > 0)
+        evio__conn_woken(conn->conns, &woken);
+    return conn->state == EVIO__OPEN;
 }
 
 static void end_of_stream(struct evio_conn *conn)
@@ -445,25 +465,6 @@ void evio__conn_event(struct evio__conns *conns, uint64_t tag, unsigned mask)
         receive(conn);
     else if (conn->state == EVIO__DRAINING)
         drain(conn);
-}
-
-void evio__conn_woken(struct evio__conns *conns, struct evio__woken *woken)
-{
-    struct evio_conn *conn = woken->conn;
-    bool behind = conn->out.nbytes > 0;
-    evio__queue_move(&conn->out, &woken->inbox);
-    conns->active = true;
-    tell_unsent(conn);
-    if (woken->overflow) {
-        close_conn(conn, EVIO_END_OVERFLOW);
-        return;
-    }
-    if (conn->out.nbytes > 0 && !behind)
-        flush(conn);
-    else
-        rearm(conn);
-    if (woken->call && conn->state == EVIO__OPEN)
-        obey(conn, conns->hooks->woken(conns->server, conn));
 }
 
 int evio__conn_accept(struct evio__conns *conns, int fd, const struct evio_peer *peer)
@@ -551,8 +552,14 @@ void evio__conns_stop(struct evio__conns *conns, bool calls)
         if (conn->state == EVIO__OPEN) {
             if (settle_wake(conn, calls))
                 begin_close(conn);
-        } else if (conn->state == EVIO__DRAINING)
+        } else if (conn->state == EVIO__FLUSHING) {
+            if (conn->eof) /* idle_timeout has no say any more */
+                restart_clock(conn, &conns->linger, evio__now());
+            flush(conn); /* the poller tells late of room */
+        } else {
+            conn->dropped = false; /* what came before is read, and no reason to wait */
             drain(conn);
+        }
     }
 }
 

@@ -32,7 +32,7 @@ struct evio_conn {
     bool filled;   /* the last receive filled the loop's buffer: there may be much more */
     bool eof;      /* the peer has sent all it will */
     bool paused;   /* not read, as too much is unsent */
-    bool dropped;  /* something came while draining */
+    bool dropped;  /* something came while draining, and stopping */
     struct evio__queue out;
     struct evio_wake *wake; /* made when first asked for */
     evio_user user;

@@ -76,20 +76,21 @@ struct segment {
 
 struct client {
     enum { AWAY, QUEUED, SERVED, LEFT } place;
-    int fd;            /* the server's socket, or -1 */
-    char mode;         /* what the server does when it accepts */
-    bool end, reset;   /* what the client has done */
-    bool failed;       /* a call has said that the connection is gone */
-    bool shut;         /* the server has shut its write side */
-    bool cut;          /* the server has closed with something unread */
-    bool ended;        /* the server has read the end */
-    size_t sent;       /* bytes to the server */
-    size_t received;   /* of these, what the server has got */
-    size_t taken;      /* bytes from the server */
-    size_t window;     /* how many more are taken */
-    size_t low;        /* how much room there must be before the poller tells */
-    int64_t moved_at;  /* when the last byte went either way */
-    int64_t sent_at;   /* when the last byte was taken from the server, or its write side shut */
+    int fd;           /* the server's socket, or -1 */
+    char mode;        /* what the server does when it accepts */
+    bool end, reset;  /* what the client has done */
+    bool failed;      /* a call has said that the connection is gone */
+    bool shut;        /* the server has shut its write side */
+    bool cut;         /* the server has closed with something unread */
+    bool ended;       /* the server has read the end */
+    size_t sent;      /* bytes to the server */
+    size_t received;  /* of these, what the server has got */
+    size_t taken;     /* bytes from the server */
+    size_t window;    /* how many more are taken */
+    size_t low;       /* how much room there must be before the poller tells, once there was none */
+    bool full;        /* there was none, and is not so much yet */
+    int64_t moved_at; /* when the last byte went either way */
+    int64_t sent_at;  /* when the last byte was taken from the server, or its write side shut */
     size_t told_taken; /* what the trace has told of it */
     const char *told_end;
     struct segment segments[NSEGMENTS];
@@ -409,8 +410,10 @@ static ssize_t take_output(int fd, const struct iovec *parts, size_t count, int 
     }
     if (struck(errors))
         return stream_failed(client);
-    if (client->window == 0)
+    if (client->window == 0) {
+        client->full = true;
         return fail(EAGAIN);
+    }
     if (fails(client, SEND, client->taken))
         return stream_failed(client);
     nbytes =
@@ -430,6 +433,7 @@ static ssize_t take_output(int fd, const struct iovec *parts, size_t count, int 
     }
     client->taken += nbytes;
     client->window -= nbytes;
+    client->full |= client->window == 0;
     client->moved_at = client->sent_at = kernel.now;
     kernel.vain = 0;
     return (ssize_t)nbytes;
@@ -567,7 +571,7 @@ static uint32_t readiness(const struct descriptor *it)
         if (client->reset)
             return EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP;
         return (client->received < client->sent || client->end ? EPOLLIN : 0u) |
-               (client->window >= client->low ? EPOLLOUT : 0u) |
+               (client->window > 0 && !client->full ? EPOLLOUT : 0u) |
                (client->end && client->shut ? EPOLLHUP : 0u);
     default:
         return 0;

@@ -504,6 +504,7 @@ static bool play(uint64_t seed, bool wild, bool loud)
     if (loud) {
         printf("round %llu\n", (unsigned long long)seed);
         print_script();
+        printf("trace\n");
     }
     serve();
     check_remains();

@@ -1,0 +1,55 @@
+"""Both engines on simulated kernels that fail in the same places: whatever happens, the same comes of it.
+
+tests/c/test_faults.c makes the scripts and plays them on the core. The portable engine must tell the
+same of each: what it accepted, read and was woken for, how every connection ended, and what its client
+got. FAULT_ROUNDS in the environment asks for more of them, FAULT_SEED for others.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+from unit.simulated import parse_rounds, play
+
+PROGRAM = Path(__file__).parents[2] / "build/c/test_faults"
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", "2000"))
+SEED = int(os.environ.get("FAULT_SEED", "0"))
+PARTS = 4
+
+
+def steps(trace: list[str]) -> list[str]:
+    """Return a trace in which the order between connections within a step, which nobody promises, is that of their numbers."""
+
+    def number(line: str) -> int:
+        second = line.split()[1:2]
+        return int(second[0]) if second and second[0].isdigit() else 0
+
+    nsteps = 0
+
+    def step(line: str) -> int:
+        nonlocal nsteps
+        nsteps += line.startswith(("step", "end"))
+        return nsteps
+
+    ordered: list[str] = []
+    for _, lines in groupby(trace, step):
+        first, *rest = lines
+        ordered += [first, *sorted(rest, key=number)]
+    return ordered
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_same_trace(part: int) -> None:
+    assert PROGRAM.exists(), f"{PROGRAM} is not built: make build/c/test_faults"
+    rounds = ROUNDS // PARTS
+    command = [str(PROGRAM), "trace", str(SEED + part * rounds), str(rounds)]
+    scripts = parse_rounds(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert len(scripts) == rounds
+    for script in scripts:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            trace = play(script, monkeypatch)
+        assert steps(trace) == steps(script.trace), "\n".join(script.text)
