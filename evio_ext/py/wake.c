@@ -39,9 +39,16 @@ static PyObject *Wake_by_hand(PyTypeObject *type, PyObject *args, PyObject *kwar
     return type->tp_base->tp_new(type->tp_base, args, kwargs);
 }
 
+static int Wake_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    return 0;
+}
+
 static void Wake_dealloc(WakeObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self); /* first: a weak reference's callback may start a collection */
     if (self->weakrefs != NULL)
         PyObject_ClearWeakRefs((PyObject *)self);
     evio_wake_release(self->wake);
@@ -126,6 +133,7 @@ static PyMemberDef Wake_members[] = {
 static PyType_Slot Wake_slots[] = {
     {Py_tp_new, Wake_by_hand},
     {Py_tp_dealloc, Wake_dealloc},
+    {Py_tp_traverse, Wake_traverse},
     {Py_tp_call, Wake_call},
     {Py_tp_repr, Wake_repr},
     {Py_tp_getset, Wake_getset},
@@ -137,6 +145,6 @@ static PyType_Slot Wake_slots[] = {
 PyType_Spec Wake_spec = {
     .name = "evio._native.Wake",
     .basicsize = sizeof(WakeObject),
-    .flags = Py_TPFLAGS_DEFAULT,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, /* which evio.Wake has, as all classes do */
     .slots = Wake_slots,
 };

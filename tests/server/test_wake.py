@@ -334,6 +334,18 @@ def test_wake_keeps_neither_ctx_nor_callbacks_alive(tcp: str) -> None:
     assert handle() is None
 
 
+def test_collection_while_a_wake_goes_away(tcp: str) -> None:
+    """A weak reference's callback runs in the middle of it, and may start one."""
+    collections: list[int] = []
+
+    def accept(id: int, addr: str, wake: evio.Wake, ctx: list[Any]) -> None:
+        ctx.append(weakref.ref(wake, lambda ref: collections.append(gc.collect())))
+
+    with listener(tcp) as sock, connect(sock):
+        evio.serve(tcp, sock, None, accept, ticker=lambda ctx: not ctx, ctx=[])
+    assert len(collections) == 1
+
+
 def test_cycle_of_ctx_and_wake_is_collected(tcp: str) -> None:
     class Thing:
         wake: evio.Wake
