@@ -177,18 +177,20 @@ class _Bell:
     that has become something else's. It does not block: a full pair is readable, which is all it is for.
     """
 
+    _ends: tuple[socket.socket, ...] = ()  # one that was not made to its end, for lack of memory, has none to close
+
     def __init__(self, reader: socket.socket, writer: socket.socket) -> None:
-        self.reader, self._writer = reader, writer
-        reader.setblocking(False)
-        writer.setblocking(False)
+        self._ends = self.reader, self._writer = reader, writer
+        for end in self._ends:
+            end.setblocking(False)
 
     def ring(self) -> None:
         with contextlib.suppress(BlockingIOError):
             self._writer.send(b"\0")
 
     def close(self) -> None:
-        self.reader.close()
-        self._writer.close()
+        for end in self._ends:
+            end.close()
 
     __del__ = close
 
@@ -223,7 +225,7 @@ class Loop:
 
         self._listener: socket.socket
         self._interrupts: socket.socket
-        self._borrowed: list[socket.socket] = []  # these two: their descriptors are not ours to close
+        self._duplicates: list[socket.socket] = []  # these two: what closes or loses one of ours takes nobody else's
         self._bell: _Bell | None = _Bell(*socket.socketpair())
         self._selector = selectors.DefaultSelector()  # a key's data: a connection, or what is to be called
         self._abandoned = False
@@ -283,21 +285,21 @@ class Loop:
     def _start(self) -> None:
         self._check_fork()
         assert self._bell is not None
-        self._listener = self._borrow(self._fds[0])
+        self._listener = self._duplicate(self._fds[0])
         self._selector.register(self._bell.reader, _READ, self._rang)
         if self._fds[1] != -1:
-            self._interrupts = self._borrow(self._fds[1])
+            self._interrupts = self._duplicate(self._fds[1])
             self._selector.register(self._interrupts, _READ, self._interrupt)
 
-    def _borrow(self, fd: int) -> socket.socket:
-        sock = socket.socket(fileno=fd)
-        self._borrowed.append(sock)
+    def _duplicate(self, fd: int) -> socket.socket:
+        sock = socket.fromfd(fd, -1, -1)  # of which family and type, the system knows
+        self._duplicates.append(sock)
         sock.setblocking(False)
         return sock
 
     def _close_own(self) -> None:
-        for sock in self._borrowed:
-            sock.detach()
+        for sock in self._duplicates:
+            sock.close()
         with contextlib.suppress(OSError):  # a kqueue is not there in a forked child
             self._selector.close()
         self._bell = self._sending = None

@@ -151,15 +151,23 @@ class _Interrupts:
 
     def __init__(self) -> None:
         self._pair: tuple[socket.socket, socket.socket] | None = None
-        if threading.current_thread() is not threading.main_thread():
-            return
-        reader, writer = self._pair = socket.socketpair()
-        reader.setblocking(False)
-        writer.setblocking(False)
-        try:
-            self._previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        except ValueError:  # the main thread of a subinterpreter: signals are not its affair
-            self._close_pair()
+        self._previous = -1
+
+    def __enter__(self) -> _Interrupts:  # not in __init__: `with` may fail between the two, and then calls no __exit__
+        if threading.current_thread() is threading.main_thread():
+            self._pair = socket.socketpair()
+            try:
+                for end in self._pair:
+                    end.setblocking(False)
+                self._previous = signal.set_wakeup_fd(self._pair[1].fileno(), warn_on_full_buffer=False)
+            except BaseException as error:
+                self._close_pair()
+                if not isinstance(error, ValueError):  # the main thread of a subinterpreter: signals are not its affair
+                    raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
     def fileno(self) -> int:
         """Return a descriptor that becomes readable when a signal has come, or -1."""
@@ -169,22 +177,23 @@ class _Interrupts:
         """Put the earlier wakeup descriptor back. A second call does nothing."""
         if self._pair is not None:
             try:
-                signal.set_wakeup_fd(self._previous)
-            except (OSError, ValueError):  # a callback closed it meanwhile
-                signal.set_wakeup_fd(-1)
-            self._close_pair()
+                self._put_back()
+            except MemoryError:  # the call takes some; now there may be, and a closed descriptor must not stay there
+                self._put_back()
+            finally:
+                self._close_pair()
+
+    def _put_back(self) -> None:
+        try:
+            signal.set_wakeup_fd(self._previous)
+        except (OSError, ValueError):  # a callback closed it meanwhile
+            signal.set_wakeup_fd(-1)
 
     def _close_pair(self) -> None:
         assert self._pair is not None
         for end in self._pair:
             end.close()
         self._pair = None
-
-    def __enter__(self) -> _Interrupts:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
 
 #: For each server that runs in this process, what makes a forked child leave it alone.

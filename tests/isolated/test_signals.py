@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -192,3 +195,48 @@ def test_signals_do_not_make_the_ticker_run_faster(tcp: str) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
     assert len(times) <= 32
     assert min(later - earlier for earlier, later in itertools.pairwise(times)) > 0.005
+
+
+@own_process
+def test_earlier_wakeup_descriptor_is_restored_where_memory_ends(tcp: str) -> None:
+    """Whichever allocation of a serve it is that fails, and nothing else than MemoryError comes of it."""
+    testcapi = importlib.import_module("_testcapi")
+    warnings.simplefilter("ignore", ResourceWarning)  # that a finalizer has closed what could not be used
+    unraisable: list[BaseException | None] = []
+    sys.unraisablehook = lambda told: unraisable.append(told.exc_value)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno())
+    with listener(tcp) as sock, reader, writer:
+        for number in range(1, 300):
+            try:
+                testcapi.set_nomemory(number, number + 1)
+                evio.serve(tcp, sock, ticker=lambda ctx: False)
+            except (MemoryError, SystemError):  # the latter is CPython's own: a traceback found no memory
+                pass
+            finally:
+                testcapi.remove_mem_hooks()
+            assert signal.set_wakeup_fd(writer.fileno()) == writer.fileno(), number
+        signal.set_wakeup_fd(-1)
+    assert {type(error) for error in unraisable} <= {MemoryError}
+
+
+@own_process
+def test_earlier_wakeup_descriptor_is_restored_though_memory_ends_in_that(tcp: str) -> None:
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno())
+    set_wakeup_fd = signal.set_wakeup_fd
+    failures: list[int] = []
+
+    def fail_once(fd: int, **options: Any) -> int:
+        if fd == writer.fileno() and not failures:
+            failures.append(fd)
+            raise MemoryError
+        return set_wakeup_fd(fd, **options)
+
+    signal.set_wakeup_fd = fail_once
+    with reader, writer:
+        evio.serve(tcp, "127.0.0.1:0", ticker=lambda ctx: False)
+        assert failures
+        assert set_wakeup_fd(-1) == writer.fileno()
