@@ -7,15 +7,13 @@ import io
 import logging
 import os
 import random
-import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from harness import connect, descriptors, echo, exchange, listener, live, receive, receive_all, reset
+from harness import echo, exchange, listener, live, receive, receive_all, reset
 
 import evio
 
@@ -298,21 +296,6 @@ def test_serve_in_a_thread_that_a_callback_started(tcp: str) -> None:
         assert exchange(server.connect(), b"hello") == b"hello"
 
 
-def test_serves_side_by_side(net: str) -> None:
-    def client(server: Any, tag: int) -> None:
-        with connect(server.addr) as sock:
-            for number in range(200):
-                assert exchange(sock, b"%d:%d" % (tag, number)) == b"%d:%d" % (tag, number)
-
-    with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(live(net, echo)) for _ in range(6)]
-        with ThreadPoolExecutor(12) as pool:
-            futures = [pool.submit(client, server, tag) for tag, server in enumerate(servers * 2)]
-            for future in futures:
-                future.result()
-        assert [len(server.accepted) for server in servers] == [2] * 6
-
-
 def test_max_conns_lets_others_wait_in_the_backlog(net: str) -> None:
     with live(net, echo, max_conns=2) as server:
         one, two = server.connect(), server.connect()
@@ -338,44 +321,3 @@ def test_max_conns_counts_a_connection_until_it_is_closed(net: str) -> None:
             assert exchange(client, b"%03d" % number) == b"%03d" % number
             client.close()
         server.wait(lambda: len(server.closed) == 100)
-
-
-def test_reference_counts_are_as_before(net: str) -> None:
-    class Thing:
-        pass
-
-    ctx = Thing()
-
-    def handle(id: int, data: bytes, ctx: Any) -> Any:
-        return [data, data]
-
-    def accept(id: int, addr: str, wake: evio.Wake, ctx: Any) -> bytes:
-        wake(b"data")
-        return b"hello"
-
-    def closed(id: int, err: BaseException | None, ctx: Any) -> None:
-        pass
-
-    stopping = False
-
-    def ticker(ctx: Any) -> bool:
-        return not stopping
-
-    things = [ctx, handle, accept, closed, ticker]
-    before = [sys.getrefcount(thing) for thing in things]
-    open_before = descriptors()
-    with listener(net) as sock:
-        for _ in range(3):
-            stopping = False
-            thread = threading.Thread(target=evio.serve, args=(net, sock, handle, accept, closed, ticker, ctx))
-            thread.start()
-            for number in range(100):
-                with connect(sock) as client:
-                    client.sendall(b"x" if number % 2 else b"hello")
-                    receive(client, 9)
-            stopping = True
-            thread.join(20)
-            assert not thread.is_alive()
-            del thread
-    assert [sys.getrefcount(thing) for thing in things] == before
-    assert descriptors() == open_before

@@ -310,30 +310,6 @@ def test_wake_cannot_be_made_by_hand(tcp: str) -> None:
                 kind.__new__(kind)
 
 
-def test_wake_keeps_neither_ctx_nor_callbacks_alive(tcp: str) -> None:
-    class Thing:
-        def __call__(self, id: int, data: bytes, ctx: Any) -> Any:
-            return data, False
-
-    wakes: list[evio.Wake] = []
-
-    def accept(id: int, addr: str, wake: evio.Wake, ctx: Any) -> None:
-        wakes.append(wake)
-
-    def serve() -> tuple[weakref.ref[Any], weakref.ref[Any]]:
-        ctx, handle = Thing(), Thing()
-        with listener(tcp) as sock, connect(sock) as client:
-            client.sendall(b"x")
-            evio.serve(tcp, sock, handle, accept, ticker=lambda ctx: not wakes, ctx=ctx)
-        return weakref.ref(ctx), weakref.ref(handle)
-
-    ctx, handle = serve()
-    gc.collect()
-    assert wakes
-    assert ctx() is None
-    assert handle() is None
-
-
 def test_collection_while_a_wake_goes_away(tcp: str) -> None:
     """A weak reference's callback runs in the middle of it, and may start one."""
     collections: list[int] = []
@@ -344,29 +320,6 @@ def test_collection_while_a_wake_goes_away(tcp: str) -> None:
     with listener(tcp) as sock, connect(sock):
         evio.serve(tcp, sock, None, accept, ticker=lambda ctx: not ctx, ctx=[])
     assert len(collections) == 1
-
-
-def test_cycle_of_ctx_and_wake_is_collected(tcp: str) -> None:
-    class Thing:
-        wake: evio.Wake
-
-        def handle(self, id: int, data: bytes, ctx: Any) -> bytes:
-            return data
-
-    def accept(id: int, addr: str, wake: evio.Wake, ctx: Thing) -> None:
-        ctx.wake = wake
-
-    def serve() -> tuple[weakref.ref[Thing], weakref.ref[evio.Wake]]:
-        ctx = Thing()
-        with listener(tcp) as sock, connect(sock) as client:
-            client.sendall(b"x")
-            evio.serve(tcp, sock, ctx.handle, accept, ticker=lambda ctx: not hasattr(ctx, "wake"), ctx=ctx)
-        return weakref.ref(ctx), weakref.ref(ctx.wake)
-
-    thing, wake = serve()
-    gc.collect()
-    assert thing() is None
-    assert wake() is None
 
 
 def test_wake_returns_at_once_while_the_server_is_busy(net: str) -> None:

@@ -596,9 +596,7 @@ def play(script: Script, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def no(*args: Any) -> NoReturn:
         raise AssertionError("not simulated")
 
-    simulated = SimpleNamespace(
-        socket=kernel.open, socketpair=kernel.pair, SHUT_WR=socket.SHUT_WR, if_indextoname=no
-    )
+    simulated = SimpleNamespace(socket=kernel.open, socketpair=kernel.pair, SHUT_WR=socket.SHUT_WR, if_indextoname=no)
     monkeypatch.setattr(_portable, "socket", simulated)
     monkeypatch.setattr(_portable, "selectors", SimpleNamespace(DefaultSelector=lambda: Selector(kernel)))
     monkeypatch.setattr(_portable, "monotonic", kernel.monotonic)
