@@ -42,6 +42,55 @@ def parse_net(net: str) -> tuple[str, bool]:
     return base, base != net
 
 
+def parse_tcp(net: str, addr: object) -> tuple[str, int]:
+    """Return the host, "" for all, and the port that an address names.
+
+    Raises:
+        TypeError: `addr` is not a string.
+        ValueError: `addr` is not a host and a port; the text says what is wrong with it.
+    """
+    if not isinstance(addr, str):
+        raise TypeError(f"addr must be a str or a listening socket for net {net!r}, not {type(addr).__name__}")
+    allowed = "allowed: 'host:port', ':port', '[v6]:port', or a listening socket"
+    host, colon, port = addr.rpartition(":")
+    if not colon:
+        raise ValueError(f"address {addr!r} has no port; {allowed}")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        raise ValueError(f"address {addr!r} has port {port!r}, which is not a number from 0 to 65535; {allowed}")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        if ":" not in host or "[" in host or "]" in host:
+            raise ValueError(f"address {addr!r} has no IPv6 address in its brackets; {allowed}")
+    elif any(character in host for character in ":[]"):
+        raise ValueError(f"address {addr!r} has an IPv6 address without brackets; {allowed}")
+    if "\0" in host:
+        raise ValueError(f"address {addr!r} has a NUL in it; {allowed}")
+    return host, int(port)
+
+
+def parse_unix(addr: object) -> str:
+    """Return the path, or "@name", that an address names.
+
+    Raises:
+        TypeError: `addr` is no path.
+        ValueError: `addr` is one that no file can have.
+    """
+    if not isinstance(addr, (str, os.PathLike)):
+        raise TypeError(f"addr must be a path or a listening socket for net 'unix', not {type(addr).__name__}")
+    path = os.fspath(addr)
+    if not isinstance(path, str) or not path or "\0" in path or not _is_encodable(path):
+        raise ValueError(f"address {path!r} is no path; allowed: a path, '@name' on Linux, or a listening socket")
+    return path
+
+
+def _is_encodable(path: str) -> bool:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:  # half of a character
+        return False
+    return True
+
+
 def socket_options(nodelay: bool, keepalive: int) -> list[tuple[int, int, int]]:
     """Return what is to be set on a client's TCP socket: level, name, value."""
     options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)] if nodelay else []
@@ -108,32 +157,12 @@ def _is_listening(sock: socket.socket) -> bool:
 
 
 @contextlib.contextmanager
-def _listen_tcp(net: str, addr: object) -> Iterator[socket.socket]:
-    if not isinstance(addr, str):
-        raise TypeError(f"addr must be a str or a listening socket for net {net!r}, not {type(addr).__name__}")
-    host, port = _split(addr)
+def _listen_tcp(net: str, addr: Any) -> Iterator[socket.socket]:
+    host, port = parse_tcp(net, addr)
     with _explained(net, addr):
         listener = _bind_tcp(net, host, port)
     with listener:
         yield listener
-
-
-def _split(addr: str) -> tuple[str, int]:
-    allowed = "allowed: 'host:port', ':port', '[v6]:port', or a listening socket"
-    host, colon, port = addr.rpartition(":")
-    if not colon:
-        raise ValueError(f"address {addr!r} has no port; {allowed}")
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
-        raise ValueError(f"address {addr!r} has port {port!r}, which is not a number from 0 to 65535; {allowed}")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-        if ":" not in host:
-            raise ValueError(f"address {addr!r} has no IPv6 address in its brackets; {allowed}")
-    elif any(character in host for character in ":[]"):
-        raise ValueError(f"address {addr!r} has an IPv6 address without brackets; {allowed}")
-    if "\0" in host:
-        raise ValueError(f"address {addr!r} has a NUL in it; {allowed}")
-    return host, int(port)
 
 
 def _bind_tcp(net: str, host: str, port: int) -> socket.socket:
@@ -168,11 +197,7 @@ def _create(family: int, sockaddr: tuple[object, ...], dualstack: bool = False) 
 
 @contextlib.contextmanager
 def _listen_unix(addr: object) -> Iterator[socket.socket]:
-    if not isinstance(addr, (str, os.PathLike)):
-        raise TypeError(f"addr must be a path or a listening socket for net 'unix', not {type(addr).__name__}")
-    path = os.fspath(addr)
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise ValueError(f"address {path!r} is no path; allowed: a path, '@name' on Linux, or a listening socket")
+    path = parse_unix(addr)
     abstract = path.startswith("@")
     if abstract and not sys.platform.startswith("linux"):
         raise ValueError(f"address {path!r}: abstract names are Linux's alone; a file's name can be given as './@name'")

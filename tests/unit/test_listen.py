@@ -86,6 +86,7 @@ def test_backlog_is_what_the_system_allows() -> None:
         ("[::1:80", "has an IPv6 address without brackets"),
         ("[]:80", "has no IPv6 address in its brackets"),
         ("[localhost]:80", "has no IPv6 address in its brackets"),
+        ("[[::1]]:80", "has no IPv6 address in its brackets"),
         ("local\0host:80", "has a NUL in it"),
     ],
 )
@@ -112,7 +113,7 @@ def test_unix_address_of_another_type(addr: Any) -> None:
         pass
 
 
-@pytest.mark.parametrize("addr", ["", "a\0b"])
+@pytest.mark.parametrize("addr", ["", "a\0b", "\ud800"])
 def test_bad_unix_path(addr: str) -> None:
     text = "is no path; allowed: a path, '@name' on Linux, or a listening socket"
     with pytest.raises(ValueError, match=text), listening("unix", addr):
