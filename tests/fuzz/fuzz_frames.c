@@ -1,7 +1,7 @@
 /* Fuzzes the framings: whatever comes, they read no byte too many, and find the same however it is cut.
  *
  * The first three bytes of an input choose the framing, its limit and the cuts; the others are the
- * stream. With libFuzzer: `make fuzz`. Without, -DREPLAY makes a program that tries the files it is given. */
+ * stream. */
 
 #include "../c/reader.h"
 
@@ -26,18 +26,3 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nbytes)
         abort();
     return 0;
 }
-
-#ifdef REPLAY
-int main(int argc, char **argv)
-{
-    for (int i = 1; i < argc; i++) {
-        static uint8_t data[1 << 20];
-        FILE *file = not_null(fopen(argv[i], "rb"));
-        size_t nbytes = fread(data, 1, sizeof data, file);
-        fclose(file);
-        LLVMFuzzerTestOneInput(data, nbytes);
-    }
-    printf("%d passed, 0 failed\n", argc - 1); /* one that fails ends the program */
-    return 0;
-}
-#endif

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzz.fuzz_addresses import check
 from harness import descriptors
 
 from evio._listen import listening, parse_net
@@ -126,6 +127,13 @@ def test_host_that_cannot_be_resolved(net: str, host: str) -> None:
     with pytest.raises(socket.gaierror) as caught, listening(net, addr):
         pass
     assert f"cannot resolve {net} address {addr!r}: " in str(caught.value)
+
+
+def test_whatever_is_given_is_understood_or_an_error_that_says_what_it_was() -> None:
+    corpus = sorted((Path(__file__).parents[1] / "fuzz/corpus/addresses").iterdir())
+    assert corpus
+    for file in corpus:
+        check(file.read_bytes())
 
 
 def test_unix_listener(tmp_path: Path) -> None:
