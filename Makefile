@@ -11,16 +11,20 @@ HEADERS := $(wildcard evio_ext/*/*.h)
 EXTENSION := $(wildcard evio_ext/*/*.c) $(HEADERS)
 C_TESTS := $(patsubst tests/c/%.c,build/c/%,$(wildcard tests/c/*.c))
 C_TEST_SOURCES := $(wildcard tests/c/*.[ch] tests/fuzz/*.c)
+# What is fuzzed: tests/fuzz/fuzz_NAME, with what it has found in tests/fuzz/corpus/NAME.
+FUZZED := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS := 60
 
 CLANG := $(firstword $(wildcard /usr/bin/clang /usr/bin/clang-[1-9]*) $(shell command -v clang))
 WARNINGS := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
     -Wpointer-arith -Wformat=2 -Wundef -Werror
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
+VALGRIND := valgrind --quiet --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --error-exitcode=9
 
 ROUNDS := 10
 
-.PHONY: help serve echo test check-py check-c check-bench soak fuzz lint bench clean system system-test system-fuzz
+.PHONY: help serve echo test check-py check-c check-bench sanitize sanitize-address sanitize-thread sanitize-valgrind soak fuzz lint bench clean system system-test system-fuzz \
+    system-valgrind
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -39,19 +43,43 @@ test: system-test check-c check-py ## run all tests; ARGS are pytest's arguments
 check-py: system-test build/native build/c/test_faults $(VENV)/test ## run the Python tests
 	$(PY) -m pytest --numprocesses auto $(ARGS)
 
-check-c: $(C_TESTS) build/replay_frames ## run the tests of the core and the framings, under sanitizers
+check-c: $(C_TESTS) $(FUZZED:%=build/replay/%) ## run the tests of the core and the framings, under sanitizers
 	@for test in $(C_TESTS); do echo "$$test"; "$$test" || exit; done
-	build/replay_frames tests/fuzz/corpus/*
+	@for name in $(FUZZED); do echo "build/replay/$$name tests/fuzz/corpus/$$name/*"; \
+	    "build/replay/$$name" tests/fuzz/corpus/$$name/* || exit; done
 
 check-bench: build/native $(VENV)/bench ## run the tests of the benchmarks
 	$(PY) -m pytest benchmarks $(ARGS)
 
+sanitize: sanitize-address sanitize-thread sanitize-valgrind ## run the three that follow, some 8 minutes
+
+sanitize-address: check-c system-test $(VENV)/test ## run all tests under ASan, UBSan and LSan; ARGS are pytest's arguments
+	$(PY) tests/sanitized.py address $(ARGS)
+
+sanitize-thread: system-test $(VENV)/test ## run the tests in which threads meet under TSan; ARGS are pytest's arguments
+	$(PY) tests/sanitized.py thread $(ARGS)
+
+sanitize-valgrind: $(C_TESTS:build/c/%=build/plain/%) $(FUZZED:%=build/plain/replay_%) ## run the C tests under valgrind
+	@for test in $(filter-out build/plain/replay_%,$^); do echo "$(VALGRIND) $$test"; $(VALGRIND) "$$test" || exit; done
+	@for name in $(FUZZED); do echo "$(VALGRIND) build/plain/replay_$$name tests/fuzz/corpus/$$name/*"; \
+	    $(VALGRIND) "build/plain/replay_$$name" tests/fuzz/corpus/$$name/* || exit; done
+
 soak: system-test build/native $(VENV)/test ## run every situation under its heavy load, some 40 minutes; ARGS="8 12" runs these
 	@PYTHONPATH=tests $(PY) -m soak $(ARGS)
 
-fuzz: build/fuzz_frames ## fuzz the framings for FUZZ_SECONDS; what it finds goes into build/corpus
-	@mkdir -p build/corpus
-	$< -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 -artifact_prefix=build/ build/corpus tests/fuzz/corpus
+fuzz: $(FUZZED:%=fuzz-%) fuzz-addresses ## fuzz framings and addresses, each for FUZZ_SECONDS; what is found goes into build/corpus
+
+FUZZ = -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1 -artifact_prefix=build/fuzz/ \
+    build/corpus/$(@:fuzz-%=%) tests/fuzz/corpus/$(@:fuzz-%=%)
+
+fuzz-addresses: build/native $(VENV)/fuzz
+	@mkdir -p build/fuzz build/corpus/addresses
+	$(PY) tests/fuzz/fuzz_addresses.py -max_len=256 $(FUZZ)
+
+.PRECIOUS: build/fuzz/%
+fuzz-%: build/fuzz/%
+	@mkdir -p build/corpus/$*
+	$< -max_len=4096 $(FUZZ)
 
 lint: $(VENV)/lint ## check style, types and the C compilers' warnings
 	$(PY) -m ruff check
@@ -82,7 +110,7 @@ $(VENV)/made: | system
 	@echo '$(CURDIR)' > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/evio.pth"
 	@touch $@
 
-$(VENV)/test $(VENV)/lint $(VENV)/bench: pyproject.toml $(VENV)/made
+$(VENV)/test $(VENV)/lint $(VENV)/bench $(VENV)/fuzz: pyproject.toml $(VENV)/made
 	$(PIP) --group $(@F)
 	@touch $@
 
@@ -92,24 +120,36 @@ build/native: $(EXTENSION) setup.py pyproject.toml $(VENV)/made
 
 SANITIZED := -std=c11 -O1 -g -Wall -Wextra $(SANITIZERS) -pthread
 
-build/c/test_faults: REPLACED := -DEVIO_SYS_REPLACED # its kernel takes the system's place
+build/c/test_faults build/plain/test_faults: REPLACED := -DEVIO_SYS_REPLACED # its kernel takes the system's place
 
 build/c/%: tests/c/%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system
 	@mkdir -p $(@D)
 	$(CC) $(SANITIZED) $(REPLACED) $< $(PURE) -o $@
 
-build/replay_frames: $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system
+build/replay/%: tests/fuzz/fuzz_%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system
 	@mkdir -p $(@D)
-	$(CC) $(SANITIZED) -DREPLAY tests/fuzz/fuzz_frames.c $(PURE) -o $@
+	$(CC) $(SANITIZED) $< tests/fuzz/replay.c $(PURE) -o $@
 
-build/fuzz_frames: $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system-fuzz
+build/fuzz/%: tests/fuzz/fuzz_%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system-fuzz
 	@mkdir -p $(@D)
-	$(CLANG) $(SANITIZED) -fsanitize=fuzzer tests/fuzz/fuzz_frames.c $(PURE) -o $@
+	$(CLANG) $(SANITIZED) -fsanitize=fuzzer $< $(PURE) -o $@
+
+# Without sanitizers, which valgrind does not go together with.
+PLAIN := $(filter-out $(SANITIZERS),$(SANITIZED))
+
+build/plain/replay_%: tests/fuzz/fuzz_%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system-valgrind
+	@mkdir -p $(@D)
+	$(CC) $(PLAIN) $< tests/fuzz/replay.c $(PURE) -o $@
+
+build/plain/%: tests/c/%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system-valgrind
+	@mkdir -p $(@D)
+	$(CC) $(PLAIN) $(REPLACED) $< $(PURE) -o $@
 
 # What has to be there before anything else. Asked each time: it takes a moment.
 
 define SYSTEM
-import importlib.util, os, shutil, sys, sysconfig
+import importlib.util, os, shutil, subprocess, sys, sysconfig
+FUZZER = "int LLVMFuzzerTestOneInput(const char *data, unsigned long nbytes) { return data && !nbytes; }"
 missing = {}
 if sys.version_info < (3, 11):
     missing["python3"] = "Python 3.11 or later"
@@ -120,9 +160,12 @@ if not os.environ.get("EVIO_NO_EXTENSION"):
         missing["gcc"] = "a C compiler ($(firstword $(CC)))"
     if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
         missing["python3-dev"] = "Python's headers (Python.h)"
-if "clang" in sys.argv and not "$(CLANG)":
-    missing["clang"] = "clang"
-for tool, package in ("redis-server", "redis-server"), ("redis-cli", "redis-tools"), ("strace", "strace"):
+if "clang" in sys.argv:
+    if not "$(CLANG)":
+        missing["clang"] = "clang"
+    elif subprocess.run(["$(CLANG)", *"-fsanitize=fuzzer -xc - -o /dev/null".split()], input=FUZZER, text=True, capture_output=True).returncode:
+        missing["libclang-rt-dev"] = "libFuzzer, a part of clang"
+for tool, package in ("redis-server", "redis-server"), ("redis-cli", "redis-tools"), ("strace", "strace"), ("valgrind", "valgrind"):
     if tool in sys.argv and shutil.which(tool) is None:
         missing[package] = tool
 if missing:
@@ -132,7 +175,8 @@ export SYSTEM
 
 system-test: TOOLS = redis-server redis-cli strace
 system-fuzz: TOOLS = clang
-system system-test system-fuzz:
+system-valgrind: TOOLS = valgrind
+system system-test system-fuzz system-valgrind:
 	@command -v $(PYTHON) >/dev/null || { echo "Missing: $(PYTHON). On Debian and Ubuntu:"; \
 	    echo "    apt-get install python3 python3-dev python3-venv"; exit 1; } >&2
 	@$(PYTHON) -c "$$SYSTEM" $(TOOLS)

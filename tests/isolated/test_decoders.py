@@ -13,6 +13,7 @@ from harness import own_process
 from evio import resp
 
 
+@pytest.mark.measures
 @pytest.mark.parametrize("nargs", [4, 16, 256])
 @own_process
 def test_short_runs_cost_memory_in_proportion(nargs: int) -> None:

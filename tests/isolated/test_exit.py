@@ -9,6 +9,8 @@ from harness import connect, listener, own_process
 
 import evio
 
+pytestmark = pytest.mark.threads
+
 
 @own_process
 def test_exit_with_wakes_that_outlive_their_server(tcp: str) -> None:

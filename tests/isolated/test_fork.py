@@ -66,6 +66,7 @@ def test_fork_inside_a_callback(tcp: str, callback: str) -> None:
         assert exchange(server.connect(), b"new") == b"new"
 
 
+@pytest.mark.threads
 @own_process
 def test_fork_beside_a_server(net: str) -> None:
     with live(net, echo) as server:

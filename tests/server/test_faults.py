@@ -285,6 +285,7 @@ def test_serve_from_inside_a_callback_is_a_runtime_error(tcp: str) -> None:
         }
 
 
+@pytest.mark.threads
 def test_serve_in_a_thread_that_a_callback_started(tcp: str) -> None:
     def handle(id: int, data: bytes, ctx: Any) -> bytes:
         thread = threading.Thread(target=evio.serve, args=(tcp, "127.0.0.1:0"), kwargs={"ticker": lambda ctx: False})

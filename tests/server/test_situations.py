@@ -6,10 +6,28 @@ import pytest
 from conftest import ENGINES
 from soak.situation import Situation, run, situations
 
-RUNS = [(one, engine) for one in situations() for engine in ENGINES if engine in one.engines]
+#: Those that assert how much memory or time something takes.
+MEASURING = {5, 6, 8, 10, 15, 16, 24, 30, 33}
+#: Those in which threads meet.
+THREADS = {12, 13, 14, 20, 22, 23}
+
+RUNS = [
+    pytest.param(
+        one,
+        engine,
+        id=f"{one.number}-{one.name}-{engine}",
+        marks=[
+            *([pytest.mark.measures] if one.number in MEASURING else []),
+            *([pytest.mark.threads] if one.number in THREADS else []),
+        ],
+    )
+    for one in situations()
+    for engine in ENGINES
+    if engine in one.engines
+]
 
 
-@pytest.mark.parametrize(("one", "engine"), RUNS, ids=[f"{one.number}-{one.name}-{engine}" for one, engine in RUNS])
+@pytest.mark.parametrize(("one", "engine"), RUNS)
 def test_situation(one: Situation, engine: str) -> None:
     outcome = run(one, engine, heavy=False, seed=1)
     assert outcome.error == "", outcome.error

@@ -203,6 +203,7 @@ def test_wakes_without_bytes_do_not_renew_the_idle_timeout(tcp: str) -> None:
         assert isinstance(server.wait_closed(1), TimeoutError)
 
 
+@pytest.mark.threads
 def test_stop_closes_every_connection_with_none(net: str) -> None:
     with live(net, echo) as server:
         clients = [server.connect() for _ in range(20)]
@@ -226,6 +227,7 @@ def test_stop_does_not_wait_where_nothing_is_left_to_do(net: str) -> None:
         assert time.monotonic() - started < 5
 
 
+@pytest.mark.threads
 def test_stop_flushes_what_is_pending(net: str) -> None:
     reply = os.urandom(16 * MIB)
     with live(net, lambda id, data, ctx: reply) as server, ThreadPoolExecutor(3) as pool:
@@ -240,6 +242,7 @@ def test_stop_flushes_what_is_pending(net: str) -> None:
         assert server.closed == {1: None, 2: None, 3: None}
 
 
+@pytest.mark.threads
 def test_stop_sends_what_wakes_have_queued(net: str) -> None:
     def ticker(ctx: Any) -> bool | None:
         if not server_wakes:
@@ -290,6 +293,7 @@ def test_replies_arrive_whole_though_serve_stops_with_unread_input(net: str) -> 
         assert server.join() is None
 
 
+@pytest.mark.threads
 def test_serves_again_in_the_same_thread(net: str) -> None:
     closed: list[int] = []
 

@@ -19,6 +19,8 @@ from replies import closed_map, released, released_pickle_buffer
 
 import evio
 
+pytestmark = pytest.mark.threads
+
 
 def test_wake_calls_handle_with_nothing(net: str) -> None:
     pieces = []

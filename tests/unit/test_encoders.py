@@ -389,6 +389,7 @@ def test_large_replies(codec: Codec) -> None:
     assert codec.encode(many) == b"*100000\r\n" + codec.bulks(many)
 
 
+@pytest.mark.measures
 @pytest.mark.parametrize("name", CODECS)
 def test_encoding_leaves_nothing_behind(name: str) -> None:
     _check_leaks(name=name)

@@ -414,6 +414,7 @@ LONG_ENDS = evio.Lines(b"<end>", max_size=64 * MIB)
 LONG_MESSAGES = evio.Prefixed(4, max_size=65 * MIB)
 
 
+@pytest.mark.measures
 @pytest.mark.parametrize(
     ("frame", "large", "small", "size"),
     [
@@ -431,6 +432,7 @@ def test_time_is_linear(codec: Codec, frame: Framing[bytes], large: bytes, small
     assert seconds(codec, frame, in_pieces(large, size)) < 4 * seconds(codec, frame, in_pieces(small * 16, size)) + 0.1
 
 
+@pytest.mark.measures
 def test_time_is_linear_in_the_number_of_messages(codec: Codec) -> None:
     for frame, data in ((evio.Lines(), b"x\r\n" * 1000), (evio.Prefixed(2), b"\0\1x" * 1000)):
         assert seconds(codec, frame, [data * 64]) < 4 * seconds(codec, frame, [data] * 64) + 0.1
@@ -457,6 +459,7 @@ PROMISES: dict[str, tuple[Framing[Any], bytes]] = {
 }
 
 
+@pytest.mark.measures
 @on_linux
 def test_a_promise_costs_nothing(codec: Codec) -> None:
     _check_promises(name=codec.name)
@@ -484,6 +487,7 @@ LARGE: dict[str, tuple[Framing[Any], bytes, bytes]] = {
 }
 
 
+@pytest.mark.measures
 @on_linux
 @pytest.mark.parametrize("large", LARGE)
 def test_memory_follows_the_bytes_received(codec: Codec, large: str) -> None:
@@ -558,6 +562,7 @@ def _check_feed_inside_feed(name: str) -> None:
                 gc.collect()
 
 
+@pytest.mark.measures
 def test_feeding_leaves_nothing_behind(codec: Codec) -> None:
     _check_leaks(name=codec.name)
 

@@ -300,6 +300,7 @@ def seconds(codec: Codec, pieces: list[bytes], frame: Framing[Any]) -> float:
     return min(times)
 
 
+@pytest.mark.measures
 @pytest.mark.parametrize(
     ("large", "small", "times", "size"),
     [
