@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
+import pytest
 from harness import connect, listener, own_process
 
 import evio

@@ -24,6 +24,7 @@ from evio import resp
 from .situation import Run, situation
 from .tools import cpu, descriptor_limit, resident
 
+PING = request("PING")
 ONE_READ = 16384  # redis reads no more at once
 
 
@@ -58,7 +59,9 @@ def _noise(numbers: random.Random) -> bytes:
 
 
 def _header(numbers: random.Random) -> bytes:
-    number = bytes(numbers.choices(b"0123456789-+ ax", k=numbers.choice([0, 1, 2, 10, 19])))
+    random_number = bytes(numbers.choices(b"0123456789-+ ax", k=numbers.choice([0, 1, 2, 10, 19])))
+    usual = [b"-0", b"-01", b"01", b"+1", b" 1", b"-1", b"2147483648", b"536870913", b"9223372036854775808"]
+    number = numbers.choice([random_number, numbers.choice(usual)])
     return numbers.choice([b"*%b\r\n", b"*1\r\n$%b\r\n", b"*2\r\n$4\r\nECHO\r\n%b\r\n"]) % number
 
 
@@ -115,7 +118,7 @@ def verdicts(run: Run, pipelines: int) -> str:
 @situation(
     28,
     "split points",
-    light={"streams": 3, "nbytes": 80, "long": 20_000, "cuts": 10},
+    light={"streams": 6, "nbytes": 60, "long": 10_000, "cuts": 10},
     heavy={"streams": 5, "nbytes": 300, "long": 200_000, "cuts": 20},
 )
 def split_points(run: Run, streams: int, nbytes: int, long: int, cuts: int) -> str:
@@ -134,7 +137,10 @@ def split_points(run: Run, streams: int, nbytes: int, long: int, cuts: int) -> s
     for done in range(streams):
         data = b""
         while len(data) < nbytes // 2:
-            data = (data + stream(run.random, 4))[:nbytes]
+            part = stream(run.random, 3)
+            data += part if len(data + part) <= nbytes else b""
+        if run.random.random() < 0.7:  # where a stream ends, nothing more may be waited for
+            data += PING
         check(data, every_cut(data))
         run.progress(done, streams)
         buffer = bytearray()
