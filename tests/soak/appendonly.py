@@ -566,7 +566,7 @@ def full_disk(run: Run, rounds: int) -> str:
     return f"{refused:,} changes refused, none lost that was acknowledged"
 
 
-@situation(36, "a disk that fails", light={"rounds": 5}, heavy={"rounds": 50})
+@situation(36, "a disk that fails", light={"rounds": 3}, heavy={"rounds": 50})
 def failing_disk(run: Run, rounds: int) -> str:
     """A write or a sync fails with EIO, once or several times: as for a full disk; and what a failed sync may
     have lost is never taken for safe because a later one succeeds."""
