@@ -490,9 +490,10 @@ class Loop:
             if filled:
                 self._call("handle", handle, conn, messages)
             if bad is not None and conn.state == _OPEN:
-                self._obey("handle", conn, reply)
-            if bad is not None and conn.state == _OPEN:
                 conn.reason = bad
+                self._leave(conn, calls=False)
+                if conn.state == _FLUSHING:
+                    self._obey("handle", conn, reply)
                 self._leave_at_our_wish(conn)
         finally:
             del bad  # its traceback leads back here: a cycle
@@ -527,7 +528,9 @@ class Loop:
         except Exception as error:
             self._failed(name, conn, error)
             return
-        if any(pieces):
+        if not keepopen and conn.state == _OPEN:
+            self._leave(conn, calls=False)  # first, so that another thread's wake does not come behind the last reply
+        if any(pieces) and conn.state != _CLOSED:
             self._queue(conn, pieces)
         if not keepopen:
             self._leave_at_our_wish(conn)

@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -342,3 +343,34 @@ def test_wake_returns_at_once_while_the_server_is_busy(net: str) -> None:
         assert time.monotonic() - started < 2
         gate.set()
         assert receive(client, 4000) == b"data" * 1000
+
+
+@pytest.mark.parametrize("last", ["reply", "refusal"])
+def test_no_wake_comes_behind_the_last_reply(net: str, last: str) -> None:
+    """Another thread wakes while a connection closes: what is answered True is sent, ahead of the last reply."""
+
+    class Refusing:
+        def decoder(self) -> Refusing:
+            return self
+
+        def feed(self, data: bytes) -> list[bytes]:
+            raise evio.FrameError("no", reply=b"bye")
+
+    def keep_waking(wake: evio.Wake) -> int:
+        return sum(1 for _ in iter(lambda: wake(b"data"), False))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that the threads meet anywhere
+    try:
+        frame = Refusing() if last == "refusal" else None
+        with live(net, lambda *args: (b"bye", False), frame=frame) as server, ThreadPoolExecutor(1) as pool:
+            for id in range(1, 151):
+                with server.connect() as client:
+                    server.wait(lambda: id in server.wakes)  # noqa: B023
+                    waking = pool.submit(keep_waking, server.wakes[id])
+                    client.sendall(b"x")
+                    received = receive_all(client)
+                    assert received.endswith(b"bye")
+                    assert received.count(b"data") >= waking.result()
+    finally:
+        sys.setswitchinterval(interval)
