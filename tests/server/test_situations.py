@@ -23,7 +23,7 @@ RUNS = [
     )
     for one in situations()
     for engine in ENGINES
-    if engine in one.engines
+    if engine in one.engines and one.number != 38  # test_model is that
 ]
 
 

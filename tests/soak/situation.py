@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 #: The modules that hold situations, by importing which they are registered.
-MODULES = ("connections", "system", "callbacks", "python", "requests", "appendonly")
+MODULES = ("connections", "system", "callbacks", "python", "requests", "appendonly", "model")
 
 #: Seconds that a situation may take under the light load. The heavy one has its own limit.
 LIGHT_LIMIT = 60.0

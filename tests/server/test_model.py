@@ -1,0 +1,27 @@
+"""The model of the contract, driven by random steps, against a live server of each engine."""
+
+from __future__ import annotations
+
+import gc
+
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+from server.model import Machine
+
+#: As many as a few seconds allow, and the same every time; `make soak` runs some thousands of others.
+SETTINGS = settings(
+    max_examples=25,
+    stateful_step_count=30,
+    derandomize=True,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def test_model(suffix: str) -> None:
+    gc.freeze()  # live collects after each server, and need not look at all this each time
+    try:
+        run_state_machine_as_test(type("Machine", (Machine,), {"suffix": suffix}), settings=SETTINGS)
+    finally:
+        gc.unfreeze()
