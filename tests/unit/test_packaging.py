@@ -77,7 +77,7 @@ def test_sdist_is_complete(sdist: Path) -> None:
     patterns = (
         *("*.md", "LICENSE", "Makefile", "pyproject.toml", "setup.py", "MANIFEST.in", ".clang-format", ".ci/run"),
         *("evio/*.py", "evio/*.pyi", "evio/py.typed", "evio_ext/*/*.[ch]", "docs/*.md", "examples/*.py"),
-        *("tests/*.py", "tests/*/*.py", "tests/*/*.[ch]"),
+        *("tests/*.py", "tests/*/*.py", "tests/*/*.[ch]", "tests/elsewhere", "tests/fuzz/corpus/*/*"),
     )
     assert files(sdist, *patterns) == files(ROOT, *patterns)
 
