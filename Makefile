@@ -56,7 +56,8 @@ sanitize: sanitize-address sanitize-thread sanitize-valgrind ## run the three th
 sanitize-address: check-c system-test $(VENV)/test ## run all tests under ASan, UBSan and LSan; ARGS are pytest's arguments
 	$(PY) tests/sanitized.py address $(ARGS)
 
-sanitize-thread: system-test $(VENV)/test ## run the tests in which threads meet under TSan; ARGS are pytest's arguments
+sanitize-thread: build/thread/test_core system-test $(VENV)/test ## run the tests in which threads meet under TSan; ARGS are pytest's
+	$<
 	$(PY) tests/sanitized.py thread $(ARGS)
 
 sanitize-valgrind: $(C_TESTS:build/c/%=build/plain/%) $(FUZZED:%=build/plain/replay_%) ## run the C tests under valgrind
@@ -133,6 +134,11 @@ build/replay/%: tests/fuzz/fuzz_%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | syste
 build/fuzz/%: tests/fuzz/fuzz_%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system-fuzz
 	@mkdir -p $(@D)
 	$(CLANG) $(SANITIZED) -fsanitize=fuzzer $< $(PURE) -o $@
+
+# Python's lock keeps most of a server's threads apart: without Python, all races there are can be seen.
+build/thread/%: tests/c/%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system
+	@mkdir -p $(@D)
+	$(CC) $(PLAIN) -fsanitize=thread $< $(PURE) -o $@
 
 # Without sanitizers, which valgrind does not go together with.
 PLAIN := $(filter-out $(SANITIZERS),$(SANITIZED))

@@ -113,12 +113,13 @@ def main() -> int:
         # Python's own allocator keeps its objects where no sanitizer sees their ends.
         "PYTHONMALLOC": "malloc",
         "ASAN_OPTIONS": f"detect_leaks=1:log_path={reports}/address",
-        "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={reports}/undefined",
+        # Beside the other one this takes no log_path: what it finds ends the process, and is on stderr.
+        "UBSAN_OPTIONS": "print_stacktrace=1",
         # The interpreter is not instrumented: only its locks and what it does to our memory are seen.
         "TSAN_OPTIONS": f"ignore_noninstrumented_modules=1:die_after_fork=0:log_path={reports}/thread",
     }
     ran = subprocess.run(
-        [interpreter, "-m", "pytest", "--numprocesses", "auto", *SELECTED[kind], *arguments],
+        [interpreter, "-m", "pytest", "--numprocesses", "auto", "--capture=sys", *SELECTED[kind], *arguments],
         cwd=ROOT,
         env=os.environ | variables,
         check=False,

@@ -3,10 +3,11 @@
 #ifndef CHECK_H
 #define CHECK_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 
-static int npassed, nfailed;
+static atomic_int npassed, nfailed; /* servers in other threads check too */
 
 #define CHECK(condition) check(condition, #condition, __func__, __LINE__)
 
