@@ -2,7 +2,7 @@
  * After each round everything must be as promised, whatever has failed. Every second round is a wild one:
  * any call may fail in it, and so may memory; what the others do is told to the portable engine too.
  *
- *     test_faults                   ROUNDS rounds from SEED on, both from the environment
+ *     test_faults                   FAULT_ROUNDS rounds from FAULT_SEED on, both from the environment
  *     test_faults SEED              one round, with its script and its trace
  *     test_faults trace SEED COUNT  the scripts and traces of so many that are not wild */
 
@@ -45,6 +45,11 @@ static struct {
     int nbuffers;
     bool inside; /* a hook */
 } server;
+
+static size_t high_water(void)
+{
+    return HIGH_WATER < (size_t)script.max_pending ? HIGH_WATER : (size_t)script.max_pending;
+}
 
 static struct served *served(evio_conn *conn)
 {
@@ -173,11 +178,13 @@ static int on_data(void *data, evio_conn *conn, const char *bytes, size_t nbytes
     struct served *it = served(conn);
     struct client *client = &kernel.clients[number_of_served(it)];
     int number = number_of_served(it), verdict = EVIO_KEEP;
-    size_t answer = 0;
+    size_t answer = 0, unsent = it->replied - client->taken;
     (void)data;
     enter();
     if (it->leaving >= 0)
         broken("client %d is closing, and there is data", number);
+    if (unsent > high_water() + it->queued)
+        broken("client %d is read while %zu bytes are unsent", number, unsent);
     trace("data %d %zu+%zu", number, it->received, nbytes);
     for (size_t i = 0; i < nbytes && verdict == EVIO_KEEP; i++) {
         switch (bytes[i]) {
@@ -247,6 +254,15 @@ static const char *end_name(int end)
     return end >= 0 ? names[end] : error_name(end == -EPIPE ? ECONNRESET : -end);
 }
 
+/* Whether a send would be taken: not where the script has it fail. */
+static bool has_room(const struct client *client)
+{
+    for (int i = 0; i < client->nfaults; i++)
+        if (client->faults[i].call == SEND && client->faults[i].at == client->taken)
+            return false;
+    return client->window > 0 && kernel.odds == 0;
+}
+
 /* Whether a connection could end so: what must have happened before. */
 static void check_end(const struct served *it, int end)
 {
@@ -280,10 +296,14 @@ static void check_end(const struct served *it, int end)
     case EVIO_END_IDLE:
         if (script.idle == 0 || silence < script.idle * UNIT || leaving)
             broken("client %d is not idle", number);
+        if (unsent > 0 && has_room(client))
+            broken("client %d is idle with room for more", number);
         break;
     case EVIO_END_LINGER:
         if (!leaving || client->shut || since < script.linger * UNIT || unsent == 0)
             broken("client %d has not lingered", number);
+        if (has_room(client))
+            broken("client %d has lingered with room for more", number);
         break;
     case EVIO_END_OVERFLOW:
         if (unsent <= (size_t)script.max_pending && !it->refused)
@@ -406,8 +426,6 @@ static void about_to_sleep(void)
     for (int number = 1; number <= script.nclients; number++) {
         struct served *it = &server.clients[number];
         const struct client *client = &kernel.clients[number];
-        size_t high =
-            HIGH_WATER < (size_t)script.max_pending ? HIGH_WATER : (size_t)script.max_pending;
         it->queued = 0;
         if (it->conn == NULL)
             continue;
@@ -423,7 +441,7 @@ static void about_to_sleep(void)
             kernel.now - client->sent_at >= script.linger * UNIT)
             broken("client %d may linger too long", number);
         if (it->leaving < 0 && client->received < client->sent && !client->reset &&
-            it->replied - client->taken <= high / 2)
+            it->replied - client->taken <= high_water() / 2)
             broken("client %d is not read", number);
     }
     if (server.stopping >= 0 && kernel.now - server.stopping >= script.linger * UNIT)
@@ -532,7 +550,8 @@ static double seconds(void)
 int main(int argc, char **argv)
 {
     enum { FAILURES_MAX = 3 };
-    uint64_t rounds = from_environment("ROUNDS", 20000), first = from_environment("SEED", 0);
+    uint64_t rounds = from_environment("FAULT_ROUNDS", 20000),
+             first = from_environment("FAULT_SEED", 0);
     uint64_t failed = 0, done = 0;
     make_pattern();
     if (argc == 4 && strcmp(argv[1], "trace") == 0) {

@@ -43,7 +43,7 @@ def output_at(number: int, offset: int, nbytes: int) -> bytes:
     return piece
 
 
-class Failure(Exception):
+class CallbackError(Exception):
     """What a callback of the server raises."""
 
 
@@ -518,7 +518,7 @@ class Server:
             self.queue_up(client, OWN_WAKE)
             self.wake_up(client)
         if client.mode == "F":
-            raise Failure
+            raise CallbackError
         greeting = self.reply(client, GREETING) if client.mode in "Gc" else None
         return greeting, client.mode not in "cC"
 
@@ -548,7 +548,7 @@ class Server:
                 case "Q":
                     keepopen = False
                 case "F":
-                    raise Failure
+                    raise CallbackError
             data = data[1:]
         if keepopen and number not in self.silent:
             answer += len(data)
@@ -571,7 +571,7 @@ def end_name(error: BaseException | None) -> str:
     match error:
         case None:
             return "none"
-        case Failure():
+        case CallbackError():
             return "failed"
         case BufferError():
             return "overflow"
@@ -591,7 +591,7 @@ def play(script: Script, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         kernel.tell(f"paused {errno.errorcode[code]}")
 
     def failed(callback: str, id: int, error: BaseException) -> None:
-        assert isinstance(error, Failure), error
+        assert isinstance(error, CallbackError), error
 
     def no(*args: Any) -> NoReturn:
         raise AssertionError("not simulated")

@@ -22,7 +22,7 @@ PARTS = 4
 
 
 def steps(trace: list[str]) -> list[str]:
-    """Return a trace in which the order between connections within a step, which nobody promises, is that of their numbers."""
+    """Return a trace with the lines of each step by their connections: in which order those come, nobody promises."""
 
     def number(line: str) -> int:
         second = line.split()[1:2]
@@ -51,5 +51,9 @@ def test_same_trace(part: int) -> None:
     assert len(scripts) == rounds
     for script in scripts:
         with pytest.MonkeyPatch.context() as monkeypatch:
-            trace = play(script, monkeypatch)
+            try:
+                trace = play(script, monkeypatch)
+            except BaseException as error:
+                error.add_note("\n".join(script.text))
+                raise
         assert steps(trace) == steps(script.trace), "\n".join(script.text)
