@@ -173,8 +173,8 @@ class Kernel:
     def monotonic(self) -> float:
         return self.now / UNITS
 
-    def open(self, *, fileno: int) -> Socket:
-        """Return the socket of a descriptor, as `socket.socket` does."""
+    def duplicate(self, fileno: int, family: int, kind: int) -> Socket:
+        """Return a socket of its own for a descriptor, as `socket.fromfd` does."""
         return {LISTENER: Listener, INTERRUPTS: Interrupts}[fileno](self)
 
     def pair(self) -> tuple[Socket, Socket]:
@@ -241,8 +241,6 @@ class Socket:
         if self.is_open:  # sockets of Python's may be closed twice
             self.is_open = False
             self.kernel.nopen -= 1
-
-    detach = close
 
     def readiness(self) -> int:
         raise NotImplementedError
@@ -596,7 +594,7 @@ def play(script: Script, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def no(*args: Any) -> NoReturn:
         raise AssertionError("not simulated")
 
-    simulated = SimpleNamespace(socket=kernel.open, socketpair=kernel.pair, SHUT_WR=socket.SHUT_WR, if_indextoname=no)
+    simulated = SimpleNamespace(fromfd=kernel.duplicate, socketpair=kernel.pair, SHUT_WR=socket.SHUT_WR, if_indextoname=no)
     monkeypatch.setattr(_portable, "socket", simulated)
     monkeypatch.setattr(_portable, "selectors", SimpleNamespace(DefaultSelector=lambda: Selector(kernel)))
     monkeypatch.setattr(_portable, "monotonic", kernel.monotonic)
