@@ -35,6 +35,10 @@ enum { TAG_LISTENER, TAG_WAKER, TAG_INTERRUPTS };
 #define CONTENDED_AFTER (EVIO__NS_PER_MS / 2)
 #define HOLD EVIO__NS_PER_MS
 
+/* A wait with the lock kept that brings nothing was in the way of others, perhaps of those who would have brought it,
+ * as other loops in other threads are: the next ones are left out, twice as many each time, up to this many. */
+#define HOLDS_LEFT_OUT 63
+
 struct evio_loop {
     struct evio__conns conns;
     struct evio__poll poll;
@@ -52,7 +56,9 @@ struct evio_loop {
     bool starved;         /* accept has failed and the backlog has not been emptied since */
     bool interrupted;     /* the next tick is due at once */
     bool contended;       /* others want the embedding's lock */
-    bool orderly;         /* it is the ticker that wants to stop; nothing has failed */
+    unsigned left_out,
+        leave_out; /* waits with the lock kept: left out since the last one, and to be left out */
+    bool orderly;  /* it is the ticker that wants to stop; nothing has failed */
     bool abandoned;
 };
 
@@ -249,8 +255,13 @@ static int wait_for_events(struct evio_loop *loop)
     int64_t timeout = until == INT64_MAX ? -1 : until - evio__now();
     if ((until != INT64_MAX && timeout <= 0) || !evio__waker_sleep(loop->waker))
         return 0;
-    if (loop->contended)
+    if (loop->contended && loop->left_out++ >= loop->leave_out) {
         count = evio__poll_wait(&loop->poll, timeout >= 0 && timeout < HOLD ? timeout : HOLD);
+        loop->left_out = 0;
+        loop->leave_out = count != 0 ? 0 : loop->leave_out * 2 + 1;
+        if (loop->leave_out > HOLDS_LEFT_OUT)
+            loop->leave_out = HOLDS_LEFT_OUT;
+    }
     if (count == 0) {
         if (until != INT64_MAX) {
             timeout = until - evio__now();
