@@ -594,8 +594,10 @@ def play(script: Script, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def no(*args: Any) -> NoReturn:
         raise AssertionError("not simulated")
 
-    simulated = SimpleNamespace(fromfd=kernel.duplicate, socketpair=kernel.pair, SHUT_WR=socket.SHUT_WR, if_indextoname=no)
-    monkeypatch.setattr(_portable, "socket", simulated)
+    sockets = SimpleNamespace(
+        fromfd=kernel.duplicate, socketpair=kernel.pair, SHUT_WR=socket.SHUT_WR, if_indextoname=no
+    )
+    monkeypatch.setattr(_portable, "socket", sockets)
     monkeypatch.setattr(_portable, "selectors", SimpleNamespace(DefaultSelector=lambda: Selector(kernel)))
     monkeypatch.setattr(_portable, "monotonic", kernel.monotonic)
     monkeypatch.setattr(_faults, "log_accept_paused", paused)
