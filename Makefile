@@ -23,8 +23,8 @@ VALGRIND := valgrind --quiet --leak-check=full --show-leak-kinds=definite --erro
 
 ROUNDS := 10
 
-.PHONY: help serve echo test check-py check-c check-bench sanitize sanitize-address sanitize-thread sanitize-valgrind soak fuzz lint bench clean system system-test system-fuzz \
-    system-valgrind
+.PHONY: help serve echo test test-all check-py check-c check-bench sanitize sanitize-address sanitize-thread sanitize-valgrind \
+    soak fuzz lint bench clean system system-test system-fuzz system-valgrind
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -39,6 +39,9 @@ echo: build/native ## start the echo server; ARGS are its arguments
 	@$(PY) examples/echo_server.py $(ARGS)
 
 test: system-test check-c check-py ## run all tests; ARGS are pytest's arguments
+
+test-all: ## run all tests with every Python that evio is for, each in a Debian of its own; as root
+	tests/elsewhere
 
 check-py: system-test build/native build/c/test_faults $(VENV)/test ## run the Python tests
 	$(PY) -m pytest --numprocesses auto $(ARGS)

@@ -56,9 +56,9 @@ struct evio_loop {
     bool starved;         /* accept has failed and the backlog has not been emptied since */
     bool interrupted;     /* the next tick is due at once */
     bool contended;       /* others want the embedding's lock */
-    unsigned left_out,
-        leave_out; /* waits with the lock kept: left out since the last one, and to be left out */
-    bool orderly;  /* it is the ticker that wants to stop; nothing has failed */
+    unsigned left_out;    /* how many waits with the lock kept were left out since the last one */
+    unsigned leave_out;   /* how many are to be */
+    bool orderly;         /* it is the ticker that wants to stop; nothing has failed */
     bool abandoned;
 };
 
