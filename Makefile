@@ -85,11 +85,15 @@ fuzz-%: build/fuzz/%
 	@mkdir -p build/corpus/$*
 	$< -max_len=4096 $(FUZZ)
 
-lint: $(VENV)/lint ## check style, types and the C compilers' warnings
+lint: build/native $(VENV)/lint ## check style, types and the C compilers' warnings
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) -m mypy --no-explicit-package-bases tests/typing/*.py
+	$(VENV)/bin/basedpyright
+	$(VENV)/bin/stubtest evio --concise --allowlist tests/typing/stubtest.allow
+	$(VENV)/bin/shellcheck .ci/run tests/elsewhere
+	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)/bin/clang-format --dry-run -Werror $(EXTENSION) $(C_TEST_SOURCES) $(wildcard benchmarks/*/*.[ch])
 	@include="$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
 	for compiler in $(CC) $(CLANG); do for file in $(filter %.c,$(EXTENSION)) $(wildcard benchmarks/*/*.c); do \

@@ -22,7 +22,7 @@ class FrameError(ValueError):
     def __init__(self, message: str, *, reply: bytes | None = None, messages: Sequence[Any] = ()) -> None:
         super().__init__(message)
         self.reply = reply
-        self.messages = list(messages)
+        self.messages: list[Any] = list(messages)
 
 
 def line_too_long(max_size: int) -> FrameError:

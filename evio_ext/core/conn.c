@@ -288,6 +288,18 @@ void evio_conn_send(evio_conn *conn, const evio_piece *pieces, size_t count)
     }
 }
 
+void evio_conn_last(evio_conn *conn)
+{
+    struct evio__woken woken;
+    if (conn->wake == NULL)
+        return;
+    evio__wake_detach(conn->wake, &woken);
+    evio__queue_move(&conn->out, &woken.inbox);
+    tell_unsent(conn);
+    if (woken.overflow && conn->error == 0)
+        conn->error = EVIO_END_OVERFLOW;
+}
+
 /* states */
 
 static void drain(struct evio_conn *conn)
@@ -351,16 +363,11 @@ static void begin_close(struct evio_conn *conn)
 {
     conn->state = EVIO__FLUSHING;
     restart_clock(conn, &conn->conns->linger, evio__now());
-    if (conn->wake != NULL) {
-        struct evio__woken woken;
-        evio__wake_detach(conn->wake, &woken);
-        evio__queue_move(&conn->out, &woken.inbox);
-        if (woken.overflow) {
-            close_conn(conn, EVIO_END_OVERFLOW);
-            return;
-        }
-    }
-    flush(conn);
+    evio_conn_last(conn);
+    if (conn->error != 0)
+        close_conn(conn, conn->error);
+    else
+        flush(conn);
 }
 
 /* Does what a hook of this connection has decided. Returns whether the connection is still OPEN. */

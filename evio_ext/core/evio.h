@@ -131,6 +131,10 @@ bool evio_conn_is_open(const evio_conn *conn);
  * closes the connection once the hook has returned. */
 void evio_conn_send(evio_conn *conn, const evio_piece *pieces, size_t count);
 
+/* From within a hook of this connection, before its last reply is sent and EVIO_CLOSE returned: its wakes answer 0 from
+ * here on, and what they have queued goes ahead of that reply. Without it another thread's data may come behind. */
+void evio_conn_last(evio_conn *conn);
+
 /* Writes the peer's address, NUL-terminated: "1.2.3.4:567", "[::1]:567", or "" for unix. */
 #define EVIO_PEER_TEXT                                                                             \
     96 /* [ + INET6_ADDRSTRLEN 46 + % + IF_NAMESIZE 16 + ]: + 5 digits + NUL, and room */

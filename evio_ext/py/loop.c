@@ -153,8 +153,10 @@ static int bad_frame(LoopObject *self, evio_conn *conn)
             verdict = callback_failed(self, conn, "handle");
         else if (filled)
             verdict = call_handle(self, conn, messages);
-        if (verdict == EVIO_KEEP)
+        if (verdict == EVIO_KEEP) {
+            evio_conn_last(conn);
             verdict = obey(self, conn, "handle", Py_NewRef(reply));
+        }
     }
     if (verdict == EVIO_KEEP) {
         set_word(&evio_conn_user(conn)->reason, Py_NewRef(error));

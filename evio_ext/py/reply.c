@@ -126,6 +126,8 @@ int reply_send(module_state *state, evio_conn *conn, const char *callback, PyObj
         keepopen = PyTuple_GET_ITEM(reply, 1);
         pair = true;
     }
+    if (keepopen == Py_False)
+        evio_conn_last(conn);
     if (send_object(conn, send, pair) < 0)
         return bad_reply(state, callback, reply);
     return keepopen == Py_True ? EVIO_KEEP : EVIO_CLOSE;

@@ -53,7 +53,7 @@ static int accepted(void *data, evio_conn *conn, const evio_peer *peer)
     return EVIO_KEEP;
 }
 
-/* Echoes; 'B' answers with the big reply, 'C' as well and closes, 'F' fails, 'S' swallows. */
+/* Echoes; 'B' answers with the big reply, 'C' as well and closes, 'L' says last and wakes, 'F' fails, 'S' swallows. */
 static int on_data(void *data, evio_conn *conn, const char *bytes, size_t nbytes, void *owner)
 {
     struct server *server = data;
@@ -64,6 +64,14 @@ static int on_data(void *data, evio_conn *conn, const char *bytes, size_t nbytes
         evio_piece halves[] = {{big, BIG / 2, big}, {big + BIG / 2, BIG / 2, big}};
         evio_conn_send(conn, halves, 2);
         verdict = bytes[0] == 'C' ? EVIO_CLOSE : EVIO_KEEP;
+    } else if (bytes[0] == 'L') {
+        evio_piece early = {"early ", 6, NULL};
+        CHECK(evio_wake_send(server->wake, &early) == 1);
+        evio_conn_last(conn);
+        CHECK(evio_wake_send(server->wake, &early) == 0);
+        CHECK(evio_wake_call(server->wake) == 0);
+        evio_conn_send(conn, &piece, 1);
+        verdict = EVIO_CLOSE;
     } else if (bytes[0] == 'F')
         verdict = EVIO_FAIL;
     else if (bytes[0] != 'S')
@@ -367,6 +375,20 @@ static void test_large_replies(void)
     finish(&server);
 }
 
+static void test_nothing_comes_behind_the_last_reply(void)
+{
+    struct server server;
+    start(&server, defaults());
+    int fd = connect_to(&server);
+    say(fd, "Last");
+    CHECK(hears(fd, "early Last"));
+    CHECK(hears_end(fd));
+    close(fd);
+    CHECK(wait_for(&server.nclosed, 1));
+    CHECK(atomic_load(&server.last_end) == 0);
+    finish(&server);
+}
+
 static void test_linger(void)
 {
     struct server server;
@@ -495,6 +517,7 @@ int main(void)
     test_echo_and_end();
     test_reset_and_failure();
     test_large_replies();
+    test_nothing_comes_behind_the_last_reply();
     test_linger();
     test_idle_timeout();
     test_max_pending();
