@@ -890,6 +890,16 @@ class Machine(RuleBasedStateMachine):
             self.model.settle()
 
     @precondition(has_clients)
+    @rule(number=PICK, letter=PLANS)
+    def reply_behind_much(self, number: int, letter: bytes) -> None:
+        """A big reply that nobody reads yet, then another."""
+        conn = self.pick(number)
+        for plan in b"b", letter:
+            if conn.id and conn in self.model.open:
+                self.model.poke(conn, plan)
+                self.model.settle()
+
+    @precondition(has_clients)
     @rule(number=PICK, letters=MESSAGES, how=st.sampled_from(["", "", "half", "closed", "reset"]))
     def race(self, number: int, letters: list[bytes], how: Any) -> None:
         conn = self.pick(number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from server.model import Machine
 
@@ -15,6 +15,7 @@ SETTINGS = settings(
     derandomize=True,
     deadline=None,
     print_blob=True,
+    phases=[Phase.generate],  # not shrunk: what waits in vain waits long, and each failure tells its steps
     suppress_health_check=list(HealthCheck),
 )
 
