@@ -142,7 +142,13 @@ def _duplicate(net: str, sock: socket.socket) -> Iterator[socket.socket]:
         raise ValueError("addr is a socket that does not listen; call its listen() first")
     # Not sock.dup(), which sets the timeout anew: for a moment the description would block, and with it any other
     # process or thread that accepts from it.
-    with socket.socket(sock.family, sock.type, sock.proto, fileno=socket.dup(sock.fileno())) as listener:
+    fd = socket.dup(sock.fileno())
+    try:
+        listener = socket.socket(sock.family, sock.type, sock.proto, fileno=fd)
+    except BaseException:  # no memory for the object
+        socket.close(fd)
+        raise
+    with listener:
         yield listener
 
 
