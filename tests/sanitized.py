@@ -32,10 +32,10 @@ SELECTED = {
 MAIN = r"""
 #include <Python.h>
 
-/* Threads that the end of a process cuts short leave what the interpreter holds for them: no leaks of anybody's. */
-int evio_threads_are_left;
+/* sitecustomize says in which processes nothing can be said of leaks. */
+int evio_without_leaks;
 int __lsan_is_turned_off(void);
-int __lsan_is_turned_off(void) { return evio_threads_are_left; }
+int __lsan_is_turned_off(void) { return evio_without_leaks; }
 
 int main(int argc, char **argv) { return Py_BytesMain(argc, argv); }
 """
@@ -44,10 +44,18 @@ int main(int argc, char **argv) { return Py_BytesMain(argc, argv); }
 SITECUSTOMIZE = r"""
 import atexit, os, sys, threading
 
+def nothing_can_be_said():
+    if threading.active_count() > 1:  # what the interpreter holds for threads that the end cuts short is never given back
+        return True
+    if "_testcapi" in sys.modules:  # nor all that it had when it was told that there is no memory
+        return True
+    with open("/proc/self/status") as lines:  # one process cannot be traced by two, strace and the search for leaks
+        return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in lines)
+
 def at_exit():
-    if threading.active_count() > 1:
+    if nothing_can_be_said():
         import ctypes
-        ctypes.c_int.in_dll(ctypes.CDLL(None), "evio_threads_are_left").value = 1
+        ctypes.c_int.in_dll(ctypes.CDLL(None), "evio_without_leaks").value = 1
     native = sys.modules.get("evio._native")
     if native is not None and not native.__file__.startswith(sys.prefix):
         with open(f"{sys.prefix}/reports/build.{os.getpid()}", "w") as report:
