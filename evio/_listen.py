@@ -140,16 +140,23 @@ def _duplicate(net: str, sock: socket.socket) -> Iterator[socket.socket]:
         raise ValueError(f"net {net!r} takes a listening SOCK_STREAM socket of {allowed}, not {found}")
     if not _is_listening(sock):
         raise ValueError("addr is a socket that does not listen; call its listen() first")
-    # Not sock.dup(), which sets the timeout anew: for a moment the description would block, and with it any other
-    # process or thread that accepts from it.
-    fd = socket.dup(sock.fileno())
-    try:
-        listener = socket.socket(sock.family, sock.type, sock.proto, fileno=fd)
-    except BaseException:  # no memory for the object
-        socket.close(fd)
-        raise
-    with listener:
+    with duplicate(sock.fileno()) as listener:
         yield listener
+
+
+def duplicate(fd: int) -> socket.socket:
+    """Return a socket with a descriptor of its own for what `fd` is, of the family and type that the system knows.
+
+    Not socket.dup(), which sets the timeout anew: for a moment the description would block, and with it any other
+    process or thread that accepts from it. Nor fromfd(), which loses the descriptor where there is no memory for
+    the socket.
+    """
+    own = socket.dup(fd)
+    try:
+        return socket.socket(fileno=own)
+    except BaseException:
+        socket.close(own)
+        raise
 
 
 def _is_listening(sock: socket.socket) -> bool:

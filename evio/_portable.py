@@ -35,7 +35,7 @@ from typing import Any
 from . import _faults, _replies, _wake
 from ._decoders import FrameError
 from ._frames import portable_decoder
-from ._listen import socket_options
+from ._listen import duplicate, socket_options
 from ._types import Accept, BytesLike, Closed, Decoder, Frame, Handle, Ticker
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -292,7 +292,7 @@ class Loop:
             self._selector.register(self._interrupts, _READ, self._interrupt)
 
     def _duplicate(self, fd: int) -> socket.socket:
-        sock = socket.fromfd(fd, -1, -1)  # of which family and type, the system knows
+        sock = duplicate(fd)
         self._duplicates.append(sock)
         sock.setblocking(False)
         return sock

@@ -173,8 +173,8 @@ class Kernel:
     def monotonic(self) -> float:
         return self.now / UNITS
 
-    def duplicate(self, fileno: int, family: int, kind: int) -> Socket:
-        """Return a socket of its own for a descriptor, as `socket.fromfd` does."""
+    def duplicate(self, fileno: int) -> Socket:
+        """Return a socket of its own for a descriptor, as `_listen.duplicate` does."""
         return {LISTENER: Listener, INTERRUPTS: Interrupts}[fileno](self)
 
     def pair(self) -> tuple[Socket, Socket]:
@@ -594,10 +594,9 @@ def play(script: Script, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def no(*args: Any) -> NoReturn:
         raise AssertionError("not simulated")
 
-    sockets = SimpleNamespace(
-        fromfd=kernel.duplicate, socketpair=kernel.pair, SHUT_WR=socket.SHUT_WR, if_indextoname=no
-    )
+    sockets = SimpleNamespace(socketpair=kernel.pair, SHUT_WR=socket.SHUT_WR, if_indextoname=no)
     monkeypatch.setattr(_portable, "socket", sockets)
+    monkeypatch.setattr(_portable, "duplicate", kernel.duplicate)
     monkeypatch.setattr(_portable, "selectors", SimpleNamespace(DefaultSelector=lambda: Selector(kernel)))
     monkeypatch.setattr(_portable, "monotonic", kernel.monotonic)
     monkeypatch.setattr(_faults, "log_accept_paused", paused)
