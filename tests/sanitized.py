@@ -45,7 +45,7 @@ SITECUSTOMIZE = r"""
 import atexit, os, sys, threading
 
 def nothing_can_be_said():
-    if threading.active_count() > 1:  # what the interpreter holds for threads that the end cuts short is never given back
+    if threading.active_count() > 1:  # what the interpreter holds for threads that the end cuts short stays
         return True
     if "_testcapi" in sys.modules:  # nor all that it had when it was told that there is no memory
         return True
