@@ -660,7 +660,8 @@ class Served:
         """Tell whether output may be dropped, and wait for the end where only that can tell."""
         if conn.overflows and conn.outstanding():
             self.server.wait(lambda: conn.id in self.server.closed)
-            return bool(self._stopping) or isinstance(self.server.closed[conn.id], BufferError)
+            if self._stopping or isinstance(self.server.closed[conn.id], BufferError):
+                return True
         return conn.failure is not None
 
     def _must_end_for_client(self, conn: Connection) -> bool:
