@@ -317,6 +317,8 @@ class Served:
 
     def refuse(self, conn: Connection) -> None:
         """Note that nothing more is heard on a connection, whose last reply is that of its FrameError."""
+        if conn.to_come() > self._max_pending and not conn.overflows:
+            conn.overflows = "may"
         conn.streams["reply"].append(Piece(refusal(conn), last=True))
         conn.closing = evio.FrameError
 
@@ -489,8 +491,8 @@ class Served:
         if conn.outstanding() - KERNEL > self._max_pending and must and not self.held and sum(ANSWERS[letter]):
             conn.overflows = "must"
             must = None  # it may have come to that before the answer
-        else:
-            self._expect_overflow(conn)
+        elif self._expect_overflow(conn) and not self.held:
+            must = must and None  # the same
         conn.poke_plans.append(letter)
         if not self.held and {*conn.poke_plans} & {*CLOSING, *FAILING}:
             must = must and None  # what it has asked for may have come before its answer
