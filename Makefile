@@ -68,7 +68,7 @@ sanitize-valgrind: $(C_TESTS:build/c/%=build/plain/%) $(FUZZED:%=build/plain/rep
 	@for name in $(FUZZED); do echo "$(VALGRIND) build/plain/replay_$$name tests/fuzz/corpus/$$name/*"; \
 	    $(VALGRIND) "build/plain/replay_$$name" tests/fuzz/corpus/$$name/* || exit; done
 
-soak: system-test build/native $(VENV)/test ## run every situation under its heavy load, some 40 minutes; ARGS="8 12" runs these
+soak: system-test build/native $(VENV)/test ## run every situation under its heavy load, some 50 minutes; ARGS="8 12" runs these
 	@PYTHONPATH=tests $(PY) -m soak $(ARGS)
 
 fuzz: $(FUZZED:%=fuzz-%) fuzz-addresses ## fuzz framings and addresses, each for FUZZ_SECONDS; what is found goes into build/corpus
