@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from harness import DEADLINE, connect, echo, exchange, listener, live, receive, receive_all
+from harness import DEADLINE, connect, echo, exchange, listener, live, receive, receive_all, reset
 
 import evio
 
 from .situation import Run, situation
-from .tools import Beside, descriptor_limit, milliseconds, percentile, reset, resident
+from .tools import Beside, descriptor_limit, milliseconds, percentile, resident
 
 MIB = 1 << 20
 READ_MAX, HIGH_WATER = 256 * 1024, 256 * 1024  #: of both engines: what one read takes, and when reading pauses

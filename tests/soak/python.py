@@ -24,12 +24,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from harness import DEADLINE, Live, connect, descriptors, exchange, listener, live, receive, receive_all
+from harness import DEADLINE, Live, connect, descriptors, exchange, listener, live, receive, receive_all, reset
 
 import evio
 
 from .situation import Run, situation
-from .tools import Beside, reset, resident
+from .tools import Beside, resident
 
 # 22: parallel serves
 

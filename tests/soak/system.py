@@ -24,12 +24,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from harness import DEADLINE, connect, descriptors, echo, eventually, exchange, listener, live, receive, receive_all
+from harness import (
+    DEADLINE,
+    connect,
+    descriptors,
+    echo,
+    eventually,
+    exchange,
+    listener,
+    live,
+    receive,
+    receive_all,
+    reset,
+)
 
 import evio
 
 from .situation import Run, situation
-from .tools import Beside, descriptor_limit, milliseconds, percentile, reset, resident
+from .tools import Beside, descriptor_limit, milliseconds, percentile, resident
 
 # 9: accept fails. What the system answers is strace's to say, so the server is a process of its own.
 

@@ -9,8 +9,6 @@ import pickle
 import resource
 import select
 import signal
-import socket
-import struct
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -87,12 +85,6 @@ def cpu(pid: int | str = "self") -> float:
     with open(f"/proc/{pid}/stat") as line:
         fields = line.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def reset(client: socket.socket) -> None:
-    """Close with a reset instead of an EOF."""
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.close()
 
 
 @contextlib.contextmanager
