@@ -93,7 +93,7 @@ def redis_server() -> Iterator[Redis]:
             try:
                 assert server.stdout is not None
                 log = ""
-                while "ready to accept connections" not in log:
+                while "ready to accept connections" not in log.lower():
                     line = server.stdout.readline()
                     log += line
                     assert line, f"redis-server has not started:\n{log}"
