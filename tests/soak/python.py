@@ -48,7 +48,6 @@ def parallel_serves(run: Run, serves: int, seconds: float) -> str:
     """Independent of each other: every byte is of the serve, the connection and the ctx that it was sent to."""
     each = 3
     places = [Place(number) for number in range(serves)]
-    until = time.monotonic() + seconds
     over = threading.Event()
 
     def accept(id: int, addr: str, wake: evio.Wake, ctx: Place) -> bytes:
@@ -61,6 +60,7 @@ def parallel_serves(run: Run, serves: int, seconds: float) -> str:
     def client(server: Live, place: Place) -> int:
         with server.connect() as sock, sock.makefile("rb") as stream:
             name, _ = stream.readline().split()
+            together.wait(DEADLINE)
             seen, exchanges = Counter[bytes](), 0
 
             def ask(text: bytes) -> None:
@@ -75,7 +75,7 @@ def parallel_serves(run: Run, serves: int, seconds: float) -> str:
             while not over.is_set():
                 ask(b"%d" % exchanges)
                 exchanges += 1
-            pushing.wait(DEADLINE)
+            together.wait(DEADLINE)
             ask(b"last")
             number, id = map(int, name.split(b"/"))
             assert number == place.number
@@ -85,6 +85,8 @@ def parallel_serves(run: Run, serves: int, seconds: float) -> str:
         return exchanges
 
     def push(first: int) -> None:
+        together.wait(DEADLINE)  # with all clients: one that came late would not be pushed to
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             for place in places[first::2]:
                 for id, wake in place.wakes.copy().items():
@@ -93,9 +95,9 @@ def parallel_serves(run: Run, serves: int, seconds: float) -> str:
             run.progress(seconds - (until - time.monotonic()), seconds)
             time.sleep(0.001)  # or the clients would have nothing else to read
         over.set()
-        pushing.wait(DEADLINE)
+        together.wait(DEADLINE)
 
-    pushing = threading.Barrier(2 + serves * each)
+    together = threading.Barrier(2 + serves * each)
     with contextlib.ExitStack() as stack:
         net, frame = run.net("tcp"), evio.Lines()
         servers = [stack.enter_context(live(net, handle, accept, ctx=place, frame=frame)) for place in places]
