@@ -127,6 +127,12 @@ def test_values_are_binary_and_of_any_size(client: redis.Redis) -> None:
     assert client.get(key) == value
 
 
+def test_a_user_there_is_not_is_refused(server: Running) -> None:
+    # Not compared with Redis: 8.0 does not answer at all.
+    wrong = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n"
+    assert converse(server.port, request("HELLO", "2", "AUTH", "bob", "x") + request("QUIT")) == wrong + b"+OK\r\n"
+
+
 def test_a_password_is_taken_for_the_default_user(server: Running) -> None:
     with redis.Redis(port=server.port, password="any", client_name="bob") as client:
         assert client.client_getname() in ("bob", b"bob")
@@ -303,7 +309,7 @@ CONVERSATIONS = {
     """,
     "hello": """
         HELLO | HELLO 4 | HELLO abc | HELLO 3 FOO | HELLO 2 AUTH a | HELLO 2 AUTH default x SETNAME bob |
-        CLIENT GETNAME | HELLO 2 AUTH bob x | HELLO 3 | GET none | MGET none | CLIENT GETNAME |
+        CLIENT GETNAME | HELLO 3 | GET none | MGET none | CLIENT GETNAME |
         hello 2 setname joe | CLIENT GETNAME | HELLO 1 | GET none | HELLO 3 SETNAME | HELLO 4 FOO |
         CONFIG GET save | HELLO 3 | CONFIG GET save | CONFIG GET none | COMMAND DOCS none | SET a 1 | GET a |
         SET a 2 NX | SET a 2 GET | TTL a | GETDEL none
@@ -320,9 +326,18 @@ CONVERSATIONS = {
 }
 
 
+#: What a server says of itself, in HELLO: the client's number, its version, and the module that Redis 8 has.
+OF_ITSELF = re.compile(
+    rb"(?<=\$2\r\nid\r\n:)\d+"
+    rb"|(?<=\$7\r\nversion\r\n)\$\d+\r\n[\d.]+"
+    rb"|(?<=\$7\r\nmodules\r\n)\*(?:0|1\r\n[*%]\d\r\n\$4\r\nname\r\n\$9\r\nvectorset.*?\*0)\r\n",
+    re.DOTALL,
+)
+
+
 def compare(ours: int, real: int, requests: bytes) -> None:
     whole = request("FLUSHALL") + requests + request("QUIT")
-    answers = [re.sub(rb"(\$2\r\nid\r\n:)\d+", rb"\1", converse(port, whole)) for port in (ours, real)]
+    answers = [OF_ITSELF.sub(b"", converse(port, whole)) for port in (ours, real)]
     assert answers[0] == answers[1]
 
 
