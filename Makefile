@@ -4,7 +4,8 @@
 PYTHON := python3
 
 VENV := .venv
-PY := $(VENV)/bin/python
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PY := $(BIN)/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 PURE := $(wildcard evio_ext/core/*.c evio_ext/frame/*.c)
 HEADERS := $(wildcard evio_ext/*/*.h)
@@ -24,7 +25,7 @@ VALGRIND := valgrind --quiet --leak-check=full --show-leak-kinds=definite --erro
 ROUNDS := 10
 
 .PHONY: help serve echo test test-all check-py check-c check-bench sanitize sanitize-address sanitize-thread sanitize-valgrind \
-    soak fuzz lint bench clean system system-test system-fuzz system-valgrind
+    soak fuzz lint bench clean system system-cc system-test system-fuzz system-valgrind
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -43,7 +44,8 @@ test: system-test check-c check-py ## run all tests; ARGS are pytest's arguments
 test-all: ## run all tests with every Python that evio is for, each in a Debian of its own; as root
 	tests/elsewhere
 
-check-py: system-test build/native build/c/test_faults $(VENV)/test ## run the Python tests
+# Without the extension no compiler is asked for: the tests that need what it makes are skipped, if it has not made it yet.
+check-py: system-test build/native $(if $(filter-out 0,$(EVIO_NO_EXTENSION)),,build/c/test_faults) $(VENV)/test ## run the Python tests
 	$(PY) -m pytest --numprocesses auto $(ARGS)
 
 check-c: $(C_TESTS) $(FUZZED:%=build/replay/%) ## run the tests of the core and the framings, under sanitizers
@@ -90,11 +92,11 @@ lint: build/native $(VENV)/lint ## check style, types and the C compilers' warni
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) -m mypy --no-explicit-package-bases tests/typing/*.py
-	$(VENV)/bin/basedpyright
-	$(VENV)/bin/stubtest evio --concise --allowlist tests/typing/stubtest.allow
-	$(VENV)/bin/shellcheck .ci/run tests/elsewhere
-	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	$(VENV)/bin/clang-format --dry-run -Werror $(EXTENSION) $(C_TEST_SOURCES) $(wildcard benchmarks/*/*.[ch])
+	$(BIN)/basedpyright
+	$(BIN)/stubtest evio --concise --allowlist tests/typing/stubtest.allow
+	$(BIN)/shellcheck .ci/run tests/elsewhere
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/clang-format --dry-run -Werror $(EXTENSION) $(C_TEST_SOURCES) $(wildcard benchmarks/*/*.[ch])
 	@include="$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
 	for compiler in $(CC) $(CLANG); do for file in $(filter %.c,$(EXTENSION)) $(wildcard benchmarks/*/*.c); do \
 	    echo "$$compiler $$file"; \
@@ -130,11 +132,11 @@ SANITIZED := -std=c11 -O1 -g -Wall -Wextra $(SANITIZERS) -pthread
 
 build/c/test_faults build/plain/test_faults: REPLACED := -DEVIO_SYS_REPLACED # its kernel takes the system's place
 
-build/c/%: tests/c/%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system
+build/c/%: tests/c/%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system-cc
 	@mkdir -p $(@D)
 	$(CC) $(SANITIZED) $(REPLACED) $< $(PURE) -o $@
 
-build/replay/%: tests/fuzz/fuzz_%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system
+build/replay/%: tests/fuzz/fuzz_%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system-cc
 	@mkdir -p $(@D)
 	$(CC) $(SANITIZED) $< tests/fuzz/replay.c $(PURE) -o $@
 
@@ -143,7 +145,7 @@ build/fuzz/%: tests/fuzz/fuzz_%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system-
 	$(CLANG) $(SANITIZED) -fsanitize=fuzzer $< $(PURE) -o $@
 
 # Python's lock keeps most of a server's threads apart: without Python, all races there are can be seen.
-build/thread/%: tests/c/%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system
+build/thread/%: tests/c/%.c $(C_TEST_SOURCES) $(PURE) $(HEADERS) | system-cc
 	@mkdir -p $(@D)
 	$(CC) $(PLAIN) -fsanitize=thread $< $(PURE) -o $@
 
@@ -168,11 +170,11 @@ if sys.version_info < (3, 11):
     missing["python3"] = "Python 3.11 or later"
 if importlib.util.find_spec("ensurepip") is None:
     missing["python3-venv"] = "Python's venv module"
-if not os.environ.get("EVIO_NO_EXTENSION"):
-    if shutil.which("$(firstword $(CC))") is None:
-        missing["gcc"] = "a C compiler ($(firstword $(CC)))"
-    if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
-        missing["python3-dev"] = "Python's headers (Python.h)"
+extension = os.environ.get("EVIO_NO_EXTENSION", "0") in ("", "0") and sys.implementation.name == "cpython"
+if (extension or "cc" in sys.argv) and shutil.which("$(firstword $(CC))") is None:
+    missing["gcc"] = "a C compiler ($(firstword $(CC)))"
+if extension and not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+    missing["python3-dev"] = "Python's headers (Python.h)"
 if "clang" in sys.argv:
     if not "$(CLANG)":
         missing["clang"] = "clang"
@@ -186,10 +188,12 @@ if missing:
 endef
 export SYSTEM
 
-system-test: TOOLS = redis-server redis-cli strace
+# strace is there on Linux alone, and Redis everywhere but on Windows.
+system-test: TOOLS = $(if $(filter Windows_NT,$(OS)),,redis-server redis-cli $(if $(filter Linux,$(shell uname)),strace))
+system-cc: TOOLS = cc
 system-fuzz: TOOLS = clang
 system-valgrind: TOOLS = valgrind
-system system-test system-fuzz system-valgrind:
+system system-cc system-test system-fuzz system-valgrind:
 	@command -v $(PYTHON) >/dev/null || { echo "Missing: $(PYTHON). On Debian and Ubuntu:"; \
 	    echo "    apt-get install python3 python3-dev python3-venv"; exit 1; } >&2
 	@$(PYTHON) -c "$$SYSTEM" $(TOOLS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from conftest import ENGINES
 from soak.situation import Situation, run, situations
@@ -10,6 +12,8 @@ from soak.situation import Situation, run, situations
 MEASURING = {5, 6, 8, 10, 15, 16, 24, 30, 33}
 #: Those in which threads meet.
 THREADS = {12, 13, 14, 20, 22, 23}
+#: Those that ask Linux: /proc, strace, a small disk of their own.
+LINUX = {5, 6, 9, 15, 16, 24, 30, 31, 33, 36}
 
 RUNS = [
     pytest.param(
@@ -19,6 +23,7 @@ RUNS = [
         marks=[
             *([pytest.mark.measures] if one.number in MEASURING else []),
             *([pytest.mark.threads] if one.number in THREADS else []),
+            *([pytest.mark.skipif(sys.platform != "linux", reason="for Linux")] if one.number in LINUX else []),
         ],
     )
     for one in situations()

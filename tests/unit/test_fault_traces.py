@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from unit.simulated import parse_rounds, play
 
+import evio
+
 PROGRAM = Path(__file__).parents[2] / "build/c/test_faults"
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "2000"))
 SEED = int(os.environ.get("FAULT_SEED", "0"))
@@ -42,6 +44,9 @@ def steps(trace: list[str]) -> list[str]:
     return ordered
 
 
+@pytest.mark.skipif(
+    evio.engine == "selectors" and not PROGRAM.exists(), reason="there is no extension: make build/c/test_faults first"
+)
 @pytest.mark.parametrize("first", range(SEED, SEED + ROUNDS, PART))
 def test_same_trace(first: int) -> None:
     assert PROGRAM.exists(), f"{PROGRAM} is not built: make build/c/test_faults"

@@ -19,7 +19,7 @@ import evio
 ROOT = Path(__file__).parents[2]
 
 EXTENSION = f"evio/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
-BUILT = sys.platform != "win32" and sys.implementation.name == "cpython"
+BUILT = evio.engine != "selectors"
 needs_the_extension = pytest.mark.skipif(not BUILT, reason="no extension is built here")
 
 #: In a checkout, and made anew from it: these are not shipped. Nor are what building leaves in the source distribution.
@@ -33,7 +33,7 @@ ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
     if name not in ("CC", "CFLAGS", "LDFLAGS", "LD_PRELOAD", "PYTHONPATH") and not name.startswith("EVIO_")
-}
+} | {"EVIO_NO_EXTENSION": "" if BUILT else "1"}
 
 
 def build(source: Path, into: Path, hook: str, **environment: str) -> subprocess.CompletedProcess[str]:
