@@ -145,10 +145,12 @@ finally:
 
 def in_interpreter(code: str) -> None:
     """Run code in an interpreter of its own, which is destroyed afterwards."""
-    try:
-        interpreters = importlib.import_module("_interpreters")
-    except ImportError:  # before 3.13
-        interpreters = importlib.import_module("_xxsubinterpreters")
+    if sys.version_info >= (3, 14):
+        interpreters = importlib.import_module("concurrent.interpreters")
+        with contextlib.closing(interpreters.create()) as interpreter:
+            interpreter.exec(code)  # raises what it raises
+        return
+    interpreters = importlib.import_module("_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters")
     id = interpreters.create()
     try:
         failure = interpreters.run_string(id, code)  # before 3.13 it raises
