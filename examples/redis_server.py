@@ -182,8 +182,10 @@ def glob(pattern: bytes) -> Callable[[bytes], object]:
             parts[-1] += b"." if any_one or negated else b"(?!)"
     first, *others = parts
     if others:
-        # (?>...) leaves a part where it first fits: trying it everywhere takes for ever with many stars.
-        first += b"".join(b"(?>.*?%b)" % part for part in others[:-1]) + b".*" + others[-1]
+        # A part stays where it first fits: trying it everywhere takes for ever with many stars. It is what (?>...)
+        # does, which PyPy gets wrong.
+        stays = (b"(?=(?P<p%d>.*?%b))(?P=p%d)" % (at, part, at) for at, part in enumerate(others[:-1]))
+        first += b"".join(stays) + b".*" + others[-1]
     return re.compile(first, re.DOTALL).fullmatch
 
 

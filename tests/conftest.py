@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import HealthCheck, settings
-from unit.codecs import CODECS, Codec
+from unit.twins import CODECS, Codec
 
 import evio
 

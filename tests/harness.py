@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import evio
 
 #: Seconds after which something that should happen has not happened. Long: machines are noisy.
@@ -352,6 +354,10 @@ def serve_once(net: str) -> None:
         )
         assert receive_all(client) == b"hello"
         assert closed == [1]
+
+
+#: For tests of what others have not: reference counts, a collector that is steered, allocations that are failed.
+for_cpython = pytest.mark.skipif(sys.implementation.name != "cpython", reason="for CPython's memory")
 
 
 def own_process(test: Callable[..., None]) -> Callable[..., None]:

@@ -190,7 +190,7 @@ BAD = [
     Bad("str", lambda: "x", "str"),
     Bad("int", lambda: 5, "int"),
     Bad("dict", dict, "dict"),
-    Bad("iterator", lambda: iter([PIECE]), "list_iterator"),
+    Bad("iterator", lambda: iter([PIECE]), type(iter([])).__name__),
     Bad("memoryview with holes", lambda: memoryview(b"abcdef")[::2], "memoryview that is not contiguous"),
     Bad("released memoryview", released, "memoryview"),
     Bad("released buffer", released_pickle_buffer, "PickleBuffer"),

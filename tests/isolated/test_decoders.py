@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from harness import own_process
+from harness import for_cpython, own_process
 
 from evio import resp
 
@@ -28,6 +28,7 @@ def test_short_runs_cost_memory_in_proportion(nargs: int) -> None:
     assert (after - before) * 1024 < 64 * len(data)
 
 
+@for_cpython
 @own_process
 def test_a_collection_in_the_middle_sees_no_half_made_run() -> None:
     seen = 0

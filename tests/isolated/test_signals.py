@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness import DEADLINE, connect, echo, exchange, listener, live, own_process, receive
+from harness import DEADLINE, connect, echo, exchange, for_cpython, listener, live, own_process, receive
 
 import evio
 
@@ -197,6 +197,7 @@ def test_signals_do_not_make_the_ticker_run_faster(tcp: str) -> None:
     assert min(later - earlier for earlier, later in itertools.pairwise(times)) > 0.005
 
 
+@for_cpython
 @own_process
 def test_earlier_wakeup_descriptor_is_restored_where_memory_ends(tcp: str) -> None:
     """Whichever allocation of a serve it is that fails, and nothing else than MemoryError comes of it."""

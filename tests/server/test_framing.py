@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from harness import echo, exchange, live, receive, receive_all, shown
 from replies import BadBool, SaysItIsAList
-from unit.codecs import flat
+from unit.twins import flat
 
 import evio
 from evio._frames import Framing

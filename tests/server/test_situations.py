@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from conftest import ENGINES
+from harness import for_cpython
 from soak.situation import Situation, run, situations
 
 #: Those that assert how much memory or time something takes.
@@ -14,6 +15,8 @@ MEASURING = {5, 6, 8, 10, 15, 16, 24, 30, 33}
 THREADS = {12, 13, 14, 20, 22, 23}
 #: Those that ask Linux: /proc, strace, a small disk of their own.
 LINUX = {5, 6, 9, 15, 16, 24, 30, 31, 33, 36}
+#: Those about CPython's interpreters and its memory.
+CPYTHON = {23, 24, 26, 30}
 
 RUNS = [
     pytest.param(
@@ -23,6 +26,7 @@ RUNS = [
         marks=[
             *([pytest.mark.measures] if one.number in MEASURING else []),
             *([pytest.mark.threads] if one.number in THREADS else []),
+            *([for_cpython] if one.number in CPYTHON else []),
             *([pytest.mark.skipif(sys.platform != "linux", reason="for Linux")] if one.number in LINUX else []),
         ],
     )

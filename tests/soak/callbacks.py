@@ -37,7 +37,7 @@ from harness import (
 import evio
 
 from .situation import Run, situation
-from .tools import milliseconds
+from .tools import milliseconds, references
 
 
 class _Raising:
@@ -152,15 +152,12 @@ def bad_replies(run: Run, times: int) -> str:
     def accept(id: int, *args: Any) -> Any:
         return make() if id % 2 else None
 
-    def references() -> list[tuple[str, int]]:
-        gc.collect()
-        watched = [replies.PIECE, *replies.CLASSES, handle, accept]
-        return [(str(thing), sys.getrefcount(thing)) for thing in watched]
+    watched = [replies.PIECE, *replies.CLASSES, handle, accept]
 
     with live(run.net("tcp"), handle, accept) as server:
         other = server.connect()
         assert exchange(other, b"first") == b"first"
-        before = references()
+        before = references(watched)
         total = (len(replies.BAD) + len(replies.FORMS)) * times
         numbers = itertools.count()
         for bad in replies.BAD:
@@ -193,7 +190,7 @@ def bad_replies(run: Run, times: int) -> str:
                     assert receive_all(client) == b"", form.name
                     assert server.wait_closed(id) is None
         make = nothing  # it may have been one of the classes
-        assert references() == before
+        assert references(watched) == before
     return f"{len(replies.BAD)} bad replies: TypeError; {len(replies.FORMS)} right ones: sent; no reference kept"
 
 
@@ -321,7 +318,8 @@ def _interrupted(run: Run, sock: socket.socket, callback: str, error: BaseExcept
             raising("ticker")
 
     framed = callback == "feed"
-    references = [sys.getrefcount(function) for function in (handle, accept, closed, ticker)]
+    functions = [handle, accept, closed, ticker]
+    before = references(functions)
     clients = [connect(sock) for _ in range(count)]
     clients[victim - 1].sendall(b"fail")
     if callback == "closed":
@@ -340,7 +338,7 @@ def _interrupted(run: Run, sock: socket.socket, callback: str, error: BaseExcept
     assert sorted(closed_with) == [(id, None) for id in accepted]
     assert not any(wake() or wake(b"late") for wake in accepted.values())
     error.__traceback__ = None  # its frames refer to the callbacks
-    assert [sys.getrefcount(function) for function in (handle, accept, closed, ticker)] == references
+    assert references(functions) == before
 
 
 def _serves_again(run: Run, sock: socket.socket) -> None:

@@ -29,7 +29,7 @@ from harness import DEADLINE, Live, connect, descriptors, exchange, listener, li
 import evio
 
 from .situation import Run, situation
-from .tools import Beside, resident
+from .tools import Beside, references, resident
 
 # 22: parallel serves
 
@@ -283,23 +283,21 @@ def measure_leaks(run: Run, framed: bool, counts: list[int], spare: int) -> str:
         run.progress(ctx["closed"] + framed * connections, 2 * connections)
         if ctx["closed"] == counts[len(measured)]:
             gc.collect()
-            measured.append((resident(), sys.getallocatedblocks(), references()))
+            measured.append((resident(), sys.getallocatedblocks(), references(watched)))
             control.send(b"\0")
         return len(measured) < len(counts)
-
-    def references() -> list[int]:
-        return [sys.getrefcount(thing) for thing in (ctx, handle, accept, closed, ticker, large)]
 
     net, frame = run.net("unix"), evio.Lines(max_size=64) if framed else None
     measured: list[tuple[int, int, list[int]]] = []
     ctx = Counter[str]()
+    watched = [ctx, handle, accept, closed, ticker, large]
     control, theirs = socket.socketpair()
     with listener(net) as sock, control:
         with theirs:
             beside = Beside(disturb, sock.getsockname(), theirs, counts, framed)
-        at_first = references()
+        at_first = references(watched)
         evio.serve(net, sock, handle, accept, closed, ticker, ctx, frame=frame, idle_timeout=60)
-        assert references() == at_first
+        assert references(watched) == at_first
         beside.result()
     assert ctx["accept"] == ctx["closed"] == connections
     ends = {"NoneType", "ValueError", "TypeError", "ConnectionResetError"} | ({"FrameError"} if framed else set())

@@ -16,7 +16,7 @@ from typing import Any
 
 from harness import connect, live, receive, receive_all
 from server.redis_support import redis_example, request
-from unit.codecs import MIB, Codec, cut, every_cut, flat, in_pieces
+from unit.twins import MIB, Codec, cut, every_cut, flat, in_pieces
 from unit.verdicts import COMMANDS, RUNS, answer, answered, decode, redis_server
 
 from evio import resp

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import own_process
+from harness import for_cpython, own_process
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.codecs import CODECS, ENCODERS, Codec
+from unit.twins import CODECS, ENCODERS, Codec
 
 PYTHON = Codec("Python")
 
@@ -390,6 +390,7 @@ def test_large_replies(codec: Codec) -> None:
 
 
 @pytest.mark.measures
+@for_cpython
 @pytest.mark.parametrize("name", CODECS)
 def test_encoding_leaves_nothing_behind(name: str) -> None:
     _check_leaks(name=name)

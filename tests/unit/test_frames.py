@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import own_process
+from harness import for_cpython, own_process
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.codecs import MIB, Codec, cut, decode, every_cut, flat, in_pieces
+from unit.twins import MIB, Codec, cut, decode, every_cut, flat, in_pieces
 
 import evio
 from evio import _frames, resp
@@ -461,6 +461,7 @@ PROMISES: dict[str, tuple[Framing[Any], bytes]] = {
 
 @pytest.mark.measures
 @on_linux
+@for_cpython
 def test_a_promise_costs_nothing(codec: Codec) -> None:
     _check_promises(name=codec.name)
 
@@ -489,6 +490,7 @@ LARGE: dict[str, tuple[Framing[Any], bytes, bytes]] = {
 
 @pytest.mark.measures
 @on_linux
+@for_cpython
 @pytest.mark.parametrize("large", LARGE)
 def test_memory_follows_the_bytes_received(codec: Codec, large: str) -> None:
     _check_large(name=codec.name, large=large)
@@ -540,6 +542,7 @@ class Meddler:
                     raise
 
 
+@for_cpython
 def test_feed_inside_feed(codec: Codec) -> None:
     _check_feed_inside_feed(name=codec.name)
 
@@ -563,6 +566,7 @@ def _check_feed_inside_feed(name: str) -> None:
 
 
 @pytest.mark.measures
+@for_cpython
 def test_feeding_leaves_nothing_behind(codec: Codec) -> None:
     _check_leaks(name=codec.name)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.codecs import ENCODERS, MIB, Codec, cut, every_cut, in_pieces, shown
+from unit.twins import ENCODERS, MIB, Codec, cut, every_cut, in_pieces, shown
 from unit.verdicts import COMMANDS, RUNS, Requests, decode
 
 import evio

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.codecs import cut, in_pieces, shown
 from unit.test_resp import CASES, LINES, MAX_LINE
+from unit.twins import cut, in_pieces, shown
 from unit.verdicts import Redis, answered, redis_server
 
 

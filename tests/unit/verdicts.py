@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from server.redis_support import tool
-from unit import codecs
-from unit.codecs import CODECS, Codec, flat
+from unit import twins
+from unit.twins import CODECS, Codec, flat
 
 from evio import resp
 from evio._frames import Framing
@@ -29,7 +29,7 @@ SECONDS = 30.0
 
 def decode(codec: Codec, pieces: Iterable[bytes], frame: Framing[Any] = COMMANDS) -> tuple[Requests, bytes | None]:
     """Return the requests in a stream and what a bad one is answered, checking that nothing comes after that."""
-    messages, error = codecs.decode(codec.decoder(frame), pieces)
+    messages, error = twins.decode(codec.decoder(frame), pieces)
     return flat(messages) if isinstance(frame, resp.Runs) else messages, None if error is None else error.reply
 
 
