@@ -51,7 +51,8 @@ _TICK_BUSY, _TICK_QUIET = 1 / 60, 1.0  # seconds from tick to tick
 _SLEEP_MAX = 1e6  # seconds: pollers count milliseconds in 32 bits
 _CONNS_MAX = 509 if issubclass(selectors.DefaultSelector, selectors.SelectSelector) else sys.maxsize  # Windows: 512 - 3
 
-_SEND_FLAGS: int = getattr(socket, "MSG_NOSIGNAL", 0)  # for programs that have put SIGPIPE back to its default
+# For programs that have put SIGPIPE back to its default. PyPy has no name for it.
+_SEND_FLAGS: int = getattr(socket, "MSG_NOSIGNAL", 0x4000 if sys.platform == "linux" else 0)
 _WOULD_BLOCK = {EAGAIN, EWOULDBLOCK, ENOBUFS}  # ENOBUFS is how some systems say that a socket's buffer is full
 _EXHAUSTED = {EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC}  # accepting, or watching one more, would fail again at once
 _BROKEN = {EBADF, EFAULT, EINVAL, ENOTSOCK}  # the listener is not one any more

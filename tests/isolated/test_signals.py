@@ -181,6 +181,26 @@ def test_deadlines_are_not_extended_by_signals(tcp: str) -> None:
 
 
 @own_process
+def test_a_peer_that_has_gone_is_no_signal(unix: str) -> None:
+    """Where a program has put SIGPIPE back to its default, which ends it, sending to nobody would."""
+    gone = threading.Event()
+
+    def handle(id: int, data: bytes, ctx: Any) -> bytes:
+        if data == b"gone":
+            assert gone.wait(DEADLINE)
+        return data
+
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    with live(unix, handle) as server:
+        client = server.connect()
+        client.sendall(b"gone")
+        client.close()
+        gone.set()
+        assert isinstance(server.wait_closed(1), ConnectionError)
+        assert exchange(server.connect(), b"still") == b"still"
+
+
+@own_process
 def test_signals_do_not_make_the_ticker_run_faster(tcp: str) -> None:
     times: list[float] = []
 

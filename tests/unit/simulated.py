@@ -357,7 +357,7 @@ class Stream(Socket):
 
     def sendmsg(self, pieces: Sequence[bytes | memoryview], ancillary: object, flags: int) -> int:
         self.check()
-        assert flags & socket.MSG_NOSIGNAL
+        assert flags & _portable._SEND_FLAGS
         client = self.client
         assert not client.shut, "send after the write side was shut"
         data = b"".join(pieces)
