@@ -93,7 +93,7 @@ lint: build/native $(VENV)/lint ## check style, types and the C compilers' warni
 	$(PY) -m mypy
 	$(PY) -m mypy --no-explicit-package-bases tests/typing/*.py
 	$(BIN)/basedpyright
-	$(BIN)/stubtest evio --concise --allowlist tests/typing/stubtest.allow
+	$(BIN)/stubtest evio --concise
 	$(BIN)/shellcheck .ci/run tests/elsewhere
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/clang-format --dry-run -Werror $(EXTENSION) $(C_TEST_SOURCES) $(wildcard benchmarks/*/*.[ch])

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-Address: TypeAlias = "str | os.PathLike[str] | socket.socket"
+Address: TypeAlias = str | os.PathLike[str] | socket.socket
 
 _AF_UNIX = getattr(socket, "AF_UNIX", None)
 _FAMILIES: dict[str, tuple[Any, ...]] = {

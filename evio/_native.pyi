@@ -8,7 +8,8 @@ from typing import Any, Literal, Self, final
 
 from . import _wake
 from ._resp import Run, _BytesLike
-from ._types import Accept, BytesLike, Closed, Frame, Handle, Ticker
+from ._types import Accept, Closed, Frame, Handle, Ticker
+from ._wake import BytesLike
 
 #: "epoll" or "kqueue".
 POLLER: str

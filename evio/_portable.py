@@ -36,7 +36,8 @@ from . import _faults, _replies, _wake
 from ._decoders import FrameError
 from ._frames import portable_decoder
 from ._listen import duplicate, socket_options
-from ._types import Accept, BytesLike, Closed, Decoder, Frame, Handle, Ticker
+from ._types import Accept, Closed, Decoder, Frame, Handle, Ticker
+from ._wake import BytesLike
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _OPEN, _FLUSHING, _DRAINING, _CLOSED = range(4)  # the states of a connection, which never go back
@@ -67,7 +68,8 @@ class Wake(_wake.Wake):
 
     _id: int
     _target: tuple[Loop, _Connection] | None
-    _finalizing = staticmethod(sys.is_finalizing)  # in the class: at shutdown a module's names may be gone
+    # In the class: at shutdown a module's names may be gone.
+    _finalizing: Callable[[], bool] = staticmethod(sys.is_finalizing)
 
     @property
     def id(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._types import BytesLike
+from ._wake import BytesLike
 
 _NO_BUFFER = (TypeError, ValueError, BufferError)  # ValueError: it has been released or closed
 _ALLOWED = "None, a bool, bytes, a list of bytes, or a pair (send, keepopen)"

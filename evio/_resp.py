@@ -268,7 +268,7 @@ def bad_request(why: bytes) -> FrameError:
 #: The reply to most commands that change something.
 OK = b"+OK\r\n"
 
-_BytesLike: TypeAlias = "bytes | bytearray | memoryview"
+_BytesLike: TypeAlias = bytes | bytearray | memoryview
 
 _SPACES = bytes.maketrans(b"\r\n", b"  ")
 _CODE = re.compile(r"[A-Z][A-Z0-9_]*( |\Z)")

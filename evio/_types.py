@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from ._wake import BytesLike, Wake
 
-    from ._wake import Wake
-
-    BytesLike: TypeAlias = Buffer
-else:
-    BytesLike = Any
-
-Send: TypeAlias = "BytesLike | list[Any] | tuple[Any, ...] | None"
-Reply: TypeAlias = "BytesLike | list[Any] | bool | tuple[Send, bool] | None"
+Send: TypeAlias = BytesLike | list[Any] | tuple[BytesLike, ...] | None
+Reply: TypeAlias = BytesLike | list[Any] | bool | tuple[Send, bool] | None
 
 
 class Decoder(Protocol):
@@ -30,7 +23,7 @@ class Frame(Protocol):
     def decoder(self) -> Decoder: ...
 
 
-Handle: TypeAlias = "Callable[[int, Any, Any], Reply]"
-Accept: TypeAlias = "Callable[[int, str, Wake, Any], Reply]"
-Closed: TypeAlias = "Callable[[int, BaseException | None, Any], object]"
-Ticker: TypeAlias = "Callable[[Any], bool | None]"
+Handle: TypeAlias = Callable[[int, Any, Any], Reply]
+Accept: TypeAlias = Callable[[int, str, Wake, Any], Reply]
+Closed: TypeAlias = Callable[[int, BaseException | None, Any], object]
+Ticker: TypeAlias = Callable[[Any], bool | None]

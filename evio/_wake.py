@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
-from ._types import BytesLike
+
+class BytesLike(Protocol):
+    """An object with a buffer: `collections.abc.Buffer`, which Python has from 3.12 on."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 
 class Wake:
