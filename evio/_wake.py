@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn, Protocol
+from typing import Never, NoReturn, Protocol, Self, overload
 
 
 class BytesLike(Protocol):
@@ -20,7 +20,11 @@ class Wake:
 
     __slots__ = ()
 
-    def __new__(cls, *args: object, **kwargs: object) -> Wake:
+    @overload  # neither can be called: so a type checker says no as well
+    def __new__(cls, by_hand: Never, /, *args: Never) -> Self: ...
+    @overload
+    def __new__(cls, *, by_hand: Never, **kwargs: Never) -> Self: ...
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
         raise TypeError("evio.Wake cannot be made by hand: accept() is given one for each connection")
 
     @property

@@ -319,7 +319,8 @@ def test_wake_cannot_be_copied_or_pickled(tcp: str) -> None:
 def test_wake_cannot_be_made_by_hand(tcp: str) -> None:
     with live(tcp, echo) as server:
         exchange(server.connect(), b"x")
-        for kind in (evio.Wake, type(server.wakes[1])):
+        kinds: list[Any] = [evio.Wake, type(server.wakes[1])]
+        for kind in kinds:
             with pytest.raises(TypeError, match=r"cannot be made by hand"):
                 kind()
             with pytest.raises(TypeError):

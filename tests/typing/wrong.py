@@ -43,6 +43,10 @@ evio.serve("tcp", ":9999", accept=text)  # type: ignore[arg-type]
 evio.serve("tcp", ":9999", ticker=tick)  # type: ignore[arg-type]
 
 
+evio.Wake()  # type: ignore[call-overload]
+evio.Wake(1)  # type: ignore[call-overload]
+
+
 def woken(wake: evio.Wake) -> None:
     wake("text")  # type: ignore[arg-type]
     wake.id = 2  # type: ignore[misc]
