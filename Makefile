@@ -91,6 +91,8 @@ lint: build/native $(VENV)/lint ## check style, types and the C compilers' warni
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
+	$(PY) -m mypy --platform win32 evio
+	$(PY) -m mypy --platform darwin evio
 	$(PY) -m mypy --no-explicit-package-bases tests/typing/*.py
 	$(BIN)/basedpyright
 	$(BIN)/stubtest evio --concise

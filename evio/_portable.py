@@ -132,7 +132,7 @@ class _Connection:
             offered += len(pieces[-1])
             if offered == room or len(pieces) == _PIECES_MAX:
                 break
-        if len(pieces) == 1:
+        if len(pieces) == 1 or sys.platform == "win32":  # where it always is: said for type checkers
             return offered, self.sock.send(pieces[0], _SEND_FLAGS)
         return offered, self.sock.sendmsg(pieces, (), _SEND_FLAGS)
 

@@ -207,5 +207,5 @@ def _leave_servers() -> None:
     _thread.serving = False
 
 
-if hasattr(os, "register_at_fork"):
+if sys.platform != "win32" and hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_servers)
