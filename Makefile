@@ -87,6 +87,7 @@ fuzz-%: build/fuzz/%
 	@mkdir -p build/corpus/$*
 	$< -max_len=4096 $(FUZZ)
 
+# basedpyright prefers a configuration in a folder above to ours here, and verifies what the python in PATH imports.
 lint: build/native $(VENV)/lint ## check style, types and the C compilers' warnings
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
@@ -94,7 +95,8 @@ lint: build/native $(VENV)/lint ## check style, types and the C compilers' warni
 	$(PY) -m mypy --platform win32 evio
 	$(PY) -m mypy --platform darwin evio
 	$(PY) -m mypy --no-explicit-package-bases tests/typing/*.py
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --project pyproject.toml
+	PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright --verifytypes evio
 	$(BIN)/stubtest evio --concise
 	$(BIN)/shellcheck .ci/run tests/elsewhere
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
