@@ -266,7 +266,7 @@ def bad_request(why: bytes) -> FrameError:
 # Whatever has items is read at once, with tuple(): it may change while they are encoded.
 
 #: The reply to most commands that change something.
-OK = b"+OK\r\n"
+OK: bytes = b"+OK\r\n"
 
 _BytesLike: TypeAlias = bytes | bytearray | memoryview
 

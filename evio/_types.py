@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from ._wake import BytesLike, Wake
 
+# list[Any]: a list[bytes] is no list[BytesLike], and [bytes(), bytearray()] is a list[Sequence[int]] to mypy.
 Send: TypeAlias = BytesLike | list[Any] | tuple[BytesLike, ...] | None
 Reply: TypeAlias = BytesLike | list[Any] | bool | tuple[Send, bool] | None
 

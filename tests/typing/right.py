@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import threading
+from array import array
+from functools import partial
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 import evio
 from evio import resp
@@ -63,6 +66,10 @@ def pair_of_tuple(id: int, data: bytes, ctx: None) -> tuple[tuple[bytes, bytearr
 for handle in (nothing, keepopen, piece, buffer, pieces, pair, pair_of_pieces, pair_of_tuple):
     evio.serve("tcp", ":9999", handle)
 
+evio.serve("tcp", ":9999", lambda id, data, ctx: [data, bytearray(data), memoryview(data), array("B", data)])
+evio.serve("tcp", ":9999", lambda id, data, ctx: (data, False) if data == b"quit" else None)
+evio.serve("tcp", ":9999", lambda id, data, ctx: ([], True) if ctx is None else ctx.answer(data))
+
 
 # Each callback, with a ctx of one's own.
 
@@ -89,11 +96,55 @@ def ticker(server: Server) -> bool | None:
 evio.serve("tcp", "localhost:9999", messages, accept, closed, ticker, Server(), frame=Framing())
 evio.serve("unix", Path("socket"), lambda id, data, ctx: data)
 evio.serve("tcp4-compat", socket.create_server(("", 0)), idle_timeout=0.5, max_conns=None, linger=1, keepalive=None)
+evio.serve("tcp6", ":9999", None, None, None, None, None, frame=None, max_conns=1, max_pending=1, nodelay=False)
+evio.serve(net="tcp", addr=":9999", handle=None, accept=None, closed=print, ticker=lambda ctx: False, ctx=[1])
+
+
+# Whatever can be called is a callback, and whatever there is a ctx.
+
+
+class Chat:
+    def __init__(self) -> None:
+        self.wakes: dict[int, evio.Wake] = {}
+
+    def accept(self, id: int, addr: str, wake: evio.Wake, ctx: object) -> tuple[list[bytes], bool]:
+        self.wakes[id] = wake
+        return [b"welcome, ", addr.encode()], len(self.wakes) < 10
+
+    def handle(self, id: int, data: bytes, ctx: object) -> None:
+        for wake in self.wakes.values():
+            assert_type(wake(data), bool)
+        threading.Thread(target=self.wakes[id], args=(b"later",)).start()
+
+    def closed(self, id: int, err: BaseException | None, ctx: object) -> evio.Wake:
+        return self.wakes.pop(id)
+
+    def __call__(self, ctx: object) -> bool:
+        return True
+
+
+def shared(chat: Chat, id: int, data: bytes, ctx: Any) -> bytes:
+    return data
+
+
+chat = Chat()
+evio.serve("tcp", ":9999", chat.handle, chat.accept, chat.closed, chat, {"key": "value"})
+evio.serve("tcp", ":9999", partial(shared, chat), ctx=chat)
+evio.serve("tcp", ":9999", accept=lambda id, addr, wake, wakes: wakes.update({id: wake}), ctx=chat.wakes)
+
+
+# What is not a function.
+
 assert_type(evio.engine, str)
 assert_type(evio.__version__, str)
+assert_type(evio.resp.OK, bytes)
 
 error = evio.FrameError("bad", reply=b"-ERR\r\n", messages=[b"good"])
 assert_type(error.reply, bytes | None)
+assert_type(error.messages, list[Any])
+error.reply = None
+error.messages = [b"good"]
+failed: ValueError = evio.FrameError("bad")
 
 
 # The framings that come with evio, in a server and by themselves.
@@ -127,6 +178,7 @@ assert_type(evio.Lines().decoder().feed(b""), list[bytes])
 assert_type(evio.Prefixed(4).decoder().feed(b""), list[bytes])
 assert_type(resp.Commands().decoder().feed(b""), list[list[bytes]])
 assert_type(resp.Runs().decoder().feed(b""), list[resp.Run])
+assert_type(evio.Lines(sep=b";").python_decoder().feed(b""), list[bytes])
 
 
 class Overriding(evio.Lines):
