@@ -9,4 +9,4 @@ from ._wake import Wake
 
 __all__ = ["FrameError", "Lines", "Prefixed", "Wake", "__version__", "engine", "resp", "serve"]
 
-__version__ = "0.1.0"
+__version__: str = "0.1.0"

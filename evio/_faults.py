@@ -38,7 +38,7 @@ def overflow_error(max_pending: int) -> BufferError:
     return BufferError(f"more than max_pending={max_pending} bytes are waiting for the peer to read")
 
 
-def log_failure(callback: str, id: int, error: BaseException) -> None:
+def log_failure(callback: str, id: int, error: Exception) -> None:
     """Log what a callback raised, with its traceback."""
     _log(logging.ERROR, "%s() failed for connection %d", callback, id, error=error)
 
@@ -48,7 +48,7 @@ def log_accept_paused(errno: int) -> None:
     _log(logging.WARNING, "accepting is paused, clients wait in the backlog: %s", os.strerror(errno))
 
 
-def _log(level: int, message: str, *args: object, error: BaseException | None = None) -> None:
+def _log(level: int, message: str, *args: object, error: Exception | None = None) -> None:
     try:
         logger.log(level, message, *args, exc_info=error)
     except Exception:

@@ -101,7 +101,7 @@ class _Connection:
     read_size: int = _READ_MIN
     eof: bool = False  # the peer has sent all it will
     paused: bool = False  # not read, as too much is unsent
-    reason: BaseException | None = None  # what `closed` is given if nothing else goes wrong
+    reason: Exception | None = None  # what `closed` is given if nothing else goes wrong
     out: deque[bytes | memoryview] = field(default_factory=deque)  # to be sent, in order
     unsent: int = 0  # bytes in `out`
 
@@ -643,7 +643,7 @@ class Loop:
         """Close with an error; but where all was sent, or the loop is stopping, it takes nothing from anyone."""
         self._close(conn, conn.reason if conn.state == _DRAINING or self._stop_by != inf else error)
 
-    def _close(self, conn: _Connection, error: BaseException | None) -> None:
+    def _close(self, conn: _Connection, error: Exception | None) -> None:
         conn.state = _CLOSED
         conn.wake._target = None
         self._idle.end(conn)

@@ -26,5 +26,5 @@ class Frame(Protocol):
 
 Handle: TypeAlias = Callable[[int, Any, Any], Reply]
 Accept: TypeAlias = Callable[[int, str, Wake, Any], Reply]
-Closed: TypeAlias = Callable[[int, BaseException | None, Any], object]
+Closed: TypeAlias = Callable[[int, Exception | None, Any], object]
 Ticker: TypeAlias = Callable[[Any], bool | None]

@@ -89,12 +89,15 @@ def accept(id: int, addr: str, wake: evio.Wake, server: Server) -> bytes:
 def closed(id: int, err: BaseException | None, server: Server) -> None: ...
 
 
+def closed_by(id: int, err: Exception | None, server: Server) -> None: ...
+
+
 def ticker(server: Server) -> bool | None:
     return False if server.stop else None
 
 
 evio.serve("tcp", "localhost:9999", messages, accept, closed, ticker, Server(), frame=Framing())
-evio.serve("unix", Path("socket"), lambda id, data, ctx: data)
+evio.serve("unix", Path("socket"), lambda id, data, ctx: data, closed=closed_by)
 evio.serve("tcp4-compat", socket.create_server(("", 0)), idle_timeout=0.5, max_conns=None, linger=1, keepalive=None)
 evio.serve("tcp6", ":9999", None, None, None, None, None, frame=None, max_conns=1, max_pending=1, nodelay=False)
 evio.serve(net="tcp", addr=":9999", handle=None, accept=None, closed=print, ticker=lambda ctx: False, ctx=[1])
