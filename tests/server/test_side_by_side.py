@@ -38,5 +38,6 @@ def exchanges(net: str, seconds: float) -> int:
 @pytest.mark.measures
 @pytest.mark.skipif(evio.engine == "selectors", reason="there is one engine")
 def test_the_native_engine_is_not_behind_the_portable_one() -> None:
-    portable, native = exchanges("tcp-compat", 0.5), exchanges("tcp", 0.5)
+    rounds = [(exchanges("tcp-compat", 0.5), exchanges("tcp", 0.5)) for _ in range(3)]
+    portable, native = map(max, zip(*rounds, strict=True))  # the best of each, as something else may take the machine
     assert native > portable * 0.7, f"{native:,} exchanges; {portable:,} on the portable engine"
