@@ -165,10 +165,15 @@ def test_redis_cli_with_a_script(server: Running) -> None:
 
 def test_redis_cli_interactively(server: Running) -> None:
     screen = bytearray()
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.environ["TERM"] = "dumb"
-        os.execv(tool("redis-cli"), ["redis-cli", "-p", str(server.port)])
+    terminal, theirs = pty.openpty()
+    client = subprocess.Popen(
+        [tool("redis-cli"), "-p", str(server.port)],
+        env=os.environ | {"TERM": "dumb"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
 
     def wait_for(text: bytes) -> None:
         start = len(screen)
@@ -186,7 +191,7 @@ def test_redis_cli_interactively(server: Running) -> None:
         os.write(terminal, line + b"\r")
         wait_for(answer)
     os.write(terminal, b"quit\r")
-    assert os.waitpid(pid, 0)[1] == 0
+    assert client.wait(DEADLINE) == 0
     os.close(terminal)
     assert b"rror" not in screen
 
