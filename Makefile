@@ -10,7 +10,9 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 PURE := $(wildcard evio_ext/core/*.c evio_ext/frame/*.c)
 HEADERS := $(wildcard evio_ext/*/*.h)
 EXTENSION := $(wildcard evio_ext/*/*.c) $(HEADERS)
-C_TESTS := $(patsubst tests/c/%.c,build/c/%,$(wildcard tests/c/*.c))
+LINUX := $(filter Linux,$(shell uname))
+# The kernel that test_faults simulates is Linux'.
+C_TESTS := $(filter-out $(if $(LINUX),,build/c/test_faults),$(patsubst tests/c/%.c,build/c/%,$(wildcard tests/c/*.c)))
 C_TEST_SOURCES := $(wildcard tests/c/*.[ch] tests/fuzz/*.c)
 # What is fuzzed: tests/fuzz/fuzz_NAME, with what it has found in tests/fuzz/corpus/NAME.
 FUZZED := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
@@ -45,7 +47,7 @@ test-all: ## run all tests with every Python that evio is for, each in a Debian 
 	tests/elsewhere
 
 # Without the extension no compiler is asked for: the tests that need what it makes are skipped, if it has not made it yet.
-check-py: system-test build/native $(if $(filter-out 0,$(EVIO_NO_EXTENSION)),,build/c/test_faults) $(VENV)/test ## run the Python tests
+check-py: system-test build/native $(if $(filter-out 0,$(EVIO_NO_EXTENSION)),,$(filter %/test_faults,$(C_TESTS))) $(VENV)/test ## run the Python tests
 	$(PY) -m pytest --numprocesses auto $(ARGS)
 
 check-c: $(C_TESTS) $(FUZZED:%=build/replay/%) ## run the tests of the core and the framings, under sanitizers
@@ -193,7 +195,7 @@ endef
 export SYSTEM
 
 # strace is there on Linux alone, and Redis everywhere but on Windows.
-system-test: TOOLS = $(if $(filter Windows_NT,$(OS)),,redis-server redis-cli $(if $(filter Linux,$(shell uname)),strace))
+system-test: TOOLS = $(if $(filter Windows_NT,$(OS)),,redis-server redis-cli $(if $(LINUX),strace))
 system-cc: TOOLS = cc
 system-fuzz: TOOLS = clang
 system-valgrind: TOOLS = valgrind
