@@ -218,6 +218,7 @@ def test_signals_do_not_make_the_ticker_run_faster(tcp: str) -> None:
 
 
 @for_cpython
+@pytest.mark.skipif(sys.version_info[:3] == (3, 12, 1), reason="CPython itself crashes")
 @own_process
 def test_earlier_wakeup_descriptor_is_restored_where_memory_ends(tcp: str) -> None:
     """Whichever allocation of a serve it is that fails, and nothing else than MemoryError comes of it."""
