@@ -20,6 +20,7 @@ import socket
 import struct
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -355,6 +356,14 @@ def serve_once(net: str) -> None:
         assert receive_all(client) == b"hello"
         assert closed == [1]
 
+
+#: Whether this is a Python that can do without its GIL.
+WITHOUT_GIL = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+#: Engines on which CPython itself crashes where memory ends: in Python code, and with no extension there just as well.
+CRASHES_WITHOUT_MEMORY: set[str] = {(3, 12, 1): {"native", "compat"}, (3, 15, 0): {"compat"}}.get(
+    sys.version_info[:3], {"native", "compat"} if sys.version_info[:2] == (3, 13) and WITHOUT_GIL else set()
+)
 
 #: For tests of what others have not: reference counts, a collector that is steered, allocations that are failed.
 for_cpython = pytest.mark.skipif(sys.implementation.name != "cpython", reason="for CPython's memory")

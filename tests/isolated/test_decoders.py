@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from harness import for_cpython, own_process
+from harness import WITHOUT_GIL, for_cpython, own_process
 
 from evio import resp
 
@@ -29,6 +29,7 @@ def test_short_runs_cost_memory_in_proportion(nargs: int) -> None:
 
 
 @for_cpython
+@pytest.mark.skipif(WITHOUT_GIL, reason="its collector begins when it likes")
 @own_process
 def test_a_collection_in_the_middle_sees_no_half_made_run() -> None:
     seen = 0

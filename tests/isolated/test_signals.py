@@ -16,7 +16,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness import DEADLINE, connect, echo, exchange, for_cpython, listener, live, own_process, receive
+from harness import (
+    CRASHES_WITHOUT_MEMORY,
+    DEADLINE,
+    connect,
+    echo,
+    exchange,
+    for_cpython,
+    listener,
+    live,
+    own_process,
+    receive,
+)
 
 import evio
 
@@ -218,7 +229,7 @@ def test_signals_do_not_make_the_ticker_run_faster(tcp: str) -> None:
 
 
 @for_cpython
-@pytest.mark.skipif(sys.version_info[:3] == (3, 12, 1), reason="CPython itself crashes")
+@pytest.mark.skipif("native" in CRASHES_WITHOUT_MEMORY, reason="CPython itself crashes")
 @own_process
 def test_earlier_wakeup_descriptor_is_restored_where_memory_ends(tcp: str) -> None:
     """Whichever allocation of a serve it is that fails, and nothing else than MemoryError comes of it."""

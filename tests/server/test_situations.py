@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from conftest import ENGINES
-from harness import for_cpython
+from harness import CRASHES_WITHOUT_MEMORY, for_cpython
 from soak.situation import Situation, run, situations
 
 #: Those that assert how much memory or time something takes.
@@ -17,9 +17,6 @@ THREADS = {12, 13, 14, 20, 22, 23}
 LINUX = {5, 6, 9, 15, 16, 24, 30, 31, 33, 36}
 #: Those about CPython's interpreters and its memory.
 CPYTHON = {23, 24, 26, 30}
-#: Engines on which these crash by themselves where memory ends: in Python code, with no extension there.
-CRASHES = {(3, 12, 1): {"native", "compat"}, (3, 15, 0): {"compat"}}.get(sys.version_info[:3], set())
-
 RUNS = [
     pytest.param(
         one,
@@ -28,7 +25,11 @@ RUNS = [
         marks=[
             *([pytest.mark.measures] if one.number in MEASURING else []),
             *([pytest.mark.threads] if one.number in THREADS else []),
-            *([pytest.mark.skip("CPython itself crashes")] if one.number == 26 and engine in CRASHES else []),
+            *(
+                [pytest.mark.skip("CPython itself crashes")]
+                if one.number == 26 and engine in CRASHES_WITHOUT_MEMORY
+                else []
+            ),
             *([for_cpython] if one.number in CPYTHON else []),
             *([pytest.mark.skipif(sys.platform != "linux", reason="for Linux")] if one.number in LINUX else []),
         ],
