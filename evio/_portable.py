@@ -561,13 +561,12 @@ class Loop:
             return
         for piece in pieces:
             if piece:
-                conn.out.append(piece)
+                # What was returned is what is sent: of a buffer that may change, a copy. Another thread may change it
+                # as soon as a peer sees its first bytes.
+                conn.out.append(bytes(piece) if _may_change(piece) else piece)
                 conn.unsent += len(piece)
         if not waits:
             self._flush(conn)
-        if conn.out and any(type(piece) is memoryview for piece in pieces):
-            # What was returned is what is sent: of a buffer that may change, a copy stays in the queue.
-            conn.out = deque(bytes(piece) if _may_change(piece) else piece for piece in conn.out)
 
     def _flush(self, conn: _Connection) -> None:
         """Send until there is no more, the kernel takes no more, or others must have their turn."""

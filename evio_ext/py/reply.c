@@ -29,6 +29,26 @@ static int bad_reply(module_state *state, const char *callback, PyObject *reply)
     return -1;
 }
 
+/* Gets an object's bytes, for PyBuffer_Release to let go of. Where threads run in parallel, another one may change a
+ * buffer while it is being sent, such as one that sees the first bytes arrive: then it is a copy's bytes. Returns
+ * 0, or -1 with an exception set. */
+static int get_bytes(PyObject *object, Py_buffer *view)
+{
+    if (PyObject_GetBuffer(object, view, PyBUF_SIMPLE) < 0)
+        return -1;
+#ifdef Py_GIL_DISABLED
+    PyObject *base = PyMemoryView_Check(object) ? PyMemoryView_GET_BASE(object) : object;
+    if (base == NULL || !PyBytes_CheckExact(base)) {
+        PyObject *copy = PyBytes_FromStringAndSize(view->buf, view->len);
+        PyBuffer_Release(view);
+        int error = copy != NULL ? PyObject_GetBuffer(copy, view, PyBUF_SIMPLE) : -1;
+        Py_XDECREF(copy); /* the view holds it */
+        return error;
+    }
+#endif
+    return 0;
+}
+
 static void set_piece(evio_piece *piece, PyObject *bytes)
 {
     piece->data = PyBytes_AS_STRING(bytes);
@@ -66,7 +86,7 @@ static int send_items(evio_conn *conn, PyObject *items)
                 goto done;
             }
         }
-        if (PyObject_GetBuffer(item, &views[nviews], PyBUF_SIMPLE) < 0)
+        if (get_bytes(item, &views[nviews]) < 0)
             goto done;
         pieces[i] = (evio_piece){views[nviews].buf, (size_t)views[nviews].len, NULL};
         nviews++;
@@ -104,7 +124,7 @@ static int send_object(evio_conn *conn, PyObject *send, bool pair)
     if (PyTuple_Check(send))
         return pair ? send_items(conn, send) : -1;
     Py_buffer view;
-    if (PyObject_GetBuffer(send, &view, PyBUF_SIMPLE) < 0)
+    if (get_bytes(send, &view) < 0)
         return -1;
     evio_piece piece = {view.buf, (size_t)view.len, NULL};
     evio_conn_send(conn, &piece, 1);

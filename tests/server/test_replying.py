@@ -99,6 +99,22 @@ def test_what_was_returned_is_sent_even_if_the_buffer_changes(net: str, shape: C
         assert receive(client, SIZE - 1) == b"a" * (SIZE - 1)
 
 
+@pytest.mark.threads
+@pytest.mark.parametrize("shape", [SHAPES["alone"], SHAPES["list"]], ids=["alone", "list"])
+def test_what_was_returned_is_sent_whatever_another_thread_does(net: str, shape: Callable[[bytearray], Any]) -> None:
+    """A thread sees the first bytes arrive, and fills the buffer anew, while the rest is still being sent."""
+    size = 2 * SIZE
+    buffer, expected, others = bytearray(size), b"a" * size, bytes(size)
+    with live(net, lambda id, data, ctx: shape(buffer)) as server:
+        client = server.connect()
+        for _ in range(5):
+            buffer[:] = expected
+            client.sendall(b"?")
+            assert receive(client, 1) == b"a"
+            buffer[:] = others
+            assert receive(client, size - 1) == expected[1:]
+
+
 def test_returned_list_may_change_afterwards(net: str) -> None:
     pieces = [b"%08d" % number * 1000 for number in range(SIZE // 8000)]
     expected = b"".join(pieces)
