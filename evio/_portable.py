@@ -29,6 +29,7 @@ from errno import (
 )
 from itertools import takewhile
 from math import inf
+from threading import RLock
 from time import monotonic
 from typing import Any
 
@@ -57,6 +58,8 @@ _SEND_FLAGS: int = getattr(socket, "MSG_NOSIGNAL", 0x4000 if sys.platform == "li
 _WOULD_BLOCK = {EAGAIN, EWOULDBLOCK, ENOBUFS}  # ENOBUFS is how some systems say that a socket's buffer is full
 _EXHAUSTED = {EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC}  # accepting, or watching one more, would fail again at once
 _BROKEN = {EBADF, EFAULT, EINVAL, ENOTSOCK}  # the listener is not one any more
+
+_PARALLEL = not getattr(sys, "_is_gil_enabled", lambda: True)()  # threads run at once
 
 _FORKED = "evio.serve cannot go on in a forked child: it belongs to the parent"
 
@@ -245,6 +248,7 @@ class Loop:
         self._starved = False  # accept has failed, and the backlog has not been empty since
 
         self._woken: dict[_Connection, None] = {}  # an ordered set
+        self._counting = RLock()  # held by a thread that queues data, where others may do so in the same moment
         self._turns = 0
         self._asleep = 0  # the turn in which the loop may be asleep, or 0
         self._rung = 0  # the turn in which the bell was rung last
@@ -677,6 +681,8 @@ class Loop:
     #
     # Each piece carries the count of bytes up to its end. Two threads that append at once may count
     # from the same piece; then the bytes of one are missing until the loop has taken both, not longer.
+    # With a GIL they seldom do. Without one they would all the time, and so count one after the other,
+    # with a lock that the loop never takes, and that lets a signal's handler in which interrupts its own thread.
 
     def wake(self, conn: _Connection, data: bytes | None) -> bool:
         """Do what `Wake.__call__` promises, in any thread."""
@@ -684,21 +690,27 @@ class Loop:
             return False
         if data is None:
             conn.asked = True
+        elif data and _PARALLEL:
+            with self._counting:
+                self._put(conn, data)
         elif data:
-            try:
-                count = conn.wakes[-1][0]
-            except IndexError:
-                count = conn.taken
-            if conn.unsent + count - conn.taken > self._max_pending:
-                conn.overflowed = True
-            else:
-                conn.wakes.append((count + len(data), data))
+            self._put(conn, data)
         self._woken[conn] = None
         turn, bell = self._asleep, self._bell
         if turn and turn != self._rung and bell is not None:
             bell.ring()
             self._rung = turn
         return conn.wakes_are_taken()
+
+    def _put(self, conn: _Connection, data: bytes) -> None:
+        try:
+            count = conn.wakes[-1][0]
+        except IndexError:
+            count = conn.taken
+        if conn.unsent + count - conn.taken > self._max_pending:
+            conn.overflowed = True
+        else:
+            conn.wakes.append((count + len(data), data))
 
     def _do_woken(self) -> None:
         """Do what wakes have left until now, first come first served."""

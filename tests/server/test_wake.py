@@ -211,6 +211,28 @@ def test_data_of_wakes_keeps_the_order_of_the_calls(net: str) -> None:
         assert all(waking.result())
 
 
+def test_data_of_several_threads_counts_together(net: str) -> None:
+    entered, gate, start = threading.Event(), threading.Event(), threading.Barrier(4)
+    piece, most = bytes(512), 8 * 1024 * 1024
+
+    def handle(id: int, data: bytes, ctx: Any) -> None:
+        entered.set()
+        assert gate.wait(DEADLINE)  # the loop stands still: what is queued waits
+
+    def queue(wake: evio.Wake) -> int:
+        start.wait(DEADLINE)
+        return sum(len(piece) for _ in iter(lambda: wake(piece), False))
+
+    with live(net, handle, max_pending=most) as server, ThreadPoolExecutor(4) as pool:
+        server.connect().sendall(b"x")
+        assert entered.wait(DEADLINE)
+        queued = sum(pool.map(queue, [server.wakes[1]] * 4))
+        gate.set()
+        # A wake may answer False, though its own data was queued, as another one has found too much a moment later.
+        assert most - 4 * len(piece) < queued <= most + len(piece)
+        assert type(server.wait_closed(1)) is BufferError
+
+
 def test_data_of_a_wake_goes_before_a_later_last_reply(net: str) -> None:
     def handle(id: int, data: bytes, ctx: Any) -> tuple[bytes, bool]:
         assert server.wakes[1](b"queued ")
