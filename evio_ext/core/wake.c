@@ -131,7 +131,8 @@ void evio__waker_begin(struct evio__waker *waker)
     unlock(waker);
 }
 
-/* With the lock held: takes what is outstanding and leaves every list. */
+/* With the lock held: takes what is outstanding and leaves every list. What it takes counts as unsent from here on,
+ * without a moment in between in which another thread would count neither. */
 static void take_locked(struct evio_wake *wake, struct evio__woken *woken)
 {
     evio__list_remove(&wake->node);
@@ -139,6 +140,7 @@ static void take_locked(struct evio_wake *wake, struct evio__woken *woken)
     woken->inbox = wake->inbox;
     woken->call = wake->call;
     woken->overflow = wake->overflow;
+    atomic_fetch_add_explicit(&wake->unsent, wake->inbox.nbytes, memory_order_relaxed);
     wake->inbox = (struct evio__queue){0};
     wake->call = false;
     atomic_store_explicit(&wake->queued, false, memory_order_relaxed);
@@ -197,6 +199,7 @@ void evio__wake_take_inbox(struct evio_wake *wake, struct evio__queue *queue)
 {
     lock(wake->waker);
     evio__queue_move(queue, &wake->inbox);
+    atomic_store_explicit(&wake->unsent, queue->nbytes, memory_order_relaxed);
     atomic_store_explicit(&wake->queued, false, memory_order_relaxed);
     unlock(wake->waker);
 }

@@ -72,7 +72,7 @@ void evio__waker_release(struct evio__waker *waker);
 /* A wake for a connection, with one reference. NULL if there is no memory. */
 struct evio_wake *evio__wake_new(struct evio__waker *waker, struct evio_conn *conn, uint64_t id);
 
-/* Moves the inbox behind the end of `queue`. */
+/* Moves the inbox behind the end of `queue`, the connection's own. */
 void evio__wake_take_inbox(struct evio_wake *wake, struct evio__queue *queue);
 
 /* From here on the wake answers False; what is outstanding is taken. */
