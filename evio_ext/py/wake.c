@@ -49,8 +49,8 @@ static void Wake_dealloc(WakeObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self); /* first: a weak reference's callback may start a collection */
-    if (self->weakrefs != NULL)
-        PyObject_ClearWeakRefs((PyObject *)self);
+    /* Whether there are any it finds out itself, as another thread may be dropping one. */
+    PyObject_ClearWeakRefs((PyObject *)self);
     evio_wake_release(self->wake);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
