@@ -94,6 +94,7 @@ typedef struct {
     int listener;      /* listening, non-blocking; stays the caller's */
     int interrupts;    /* a non-blocking socket to drain when readable, or -1; stays the caller's */
     bool ticks;        /* whether `tick` is called at all */
+    bool exclusive;    /* whether one thread at a time has the embedding's lock, as with a GIL */
     bool nodelay;      /* TCP_NODELAY */
     int keepalive_s;   /* seconds of silence before TCP keepalive probes; 0: never */
     int64_t idle_ns;   /* idle timeout; 0: never */

@@ -31,7 +31,8 @@ enum { TAG_LISTENER, TAG_WAKER, TAG_INTERRUPTS };
 
 /* Getting the embedding's lock back takes well under a microsecond, or, when another thread is
  * computing, a whole slice of time (5 ms in CPython). Where the last sleep showed the latter, it
- * is cheaper to wait a moment for the next event with the lock kept than to let go of it. */
+ * is cheaper to wait a moment for the next event with the lock kept than to let go of it. Where threads have it
+ * side by side, the wait was for something that wants none of them to, such as a garbage collection: it would be in its way. */
 #define CONTENDED_AFTER (EVIO__NS_PER_MS / 2)
 #define HOLD EVIO__NS_PER_MS
 
@@ -241,7 +242,7 @@ static int sleep_until_event(struct evio_loop *loop, int64_t timeout)
     int64_t woke = evio__now();
     loop->hooks->awake(loop->server);
     loop->last_breath = evio__now();
-    loop->contended = loop->last_breath - woke > CONTENDED_AFTER;
+    loop->contended = loop->options.exclusive && loop->last_breath - woke > CONTENDED_AFTER;
     return count;
 }
 

@@ -430,6 +430,9 @@ static PyObject *Loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->linger = linger;
     self->max_pending = max_pending;
     options.ticks = self->ticker != NULL;
+#ifndef Py_GIL_DISABLED
+    options.exclusive = true;
+#endif
     options.nodelay = nodelay;
     options.idle_ns = nanoseconds(idle_timeout);
     options.linger_ns = nanoseconds(linger);

@@ -173,6 +173,7 @@ static evio_options defaults(void)
 {
     return (evio_options){.interrupts = -1,
                           .ticks = true,
+                          .exclusive = true,
                           .nodelay = true,
                           .linger_ns = INT64_C(2000000000),
                           .max_pending = (size_t)64 * 1024 * 1024};

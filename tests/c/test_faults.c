@@ -465,6 +465,7 @@ static void serve(void)
     evio_options options = {.listener = open_descriptor(LISTENER),
                             .interrupts = open_descriptor(INTERRUPTS),
                             .ticks = true,
+                            .exclusive = true,
                             .nodelay = true,
                             .keepalive_s = 1,
                             .idle_ns = script.idle * UNIT,
