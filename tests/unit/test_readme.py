@@ -210,7 +210,8 @@ def test_files_in_commands() -> None:
     ]
     assert found
     for word in found:
-        assert (ROOT / word).exists(), word
+        # What make has made may not be there yet, but what it is made of is.
+        assert (ROOT / re.sub(r"^build/(c/\w+)$", r"tests/\1.c", word)).exists(), word
 
 
 def test_links() -> None:
