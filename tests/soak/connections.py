@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -482,7 +483,8 @@ def no_descriptors_left(run: Run, clients: int, seconds: float, p99_ms: float) -
     assert max(longest) <= 1, f"{max(longest):.2f} seconds until a client was accepted"
     times = zip(measured[::2], measured[1::2], strict=True)
     share = max((after[0] - before[0]) / (after[1] - before[1]) for before, after in times)
-    assert share <= 0.05, f"{share:.1%} of a CPU"
+    most = 0.05 if sys.implementation.name == "cpython" else 0.1  # PyPy compiles meanwhile
+    assert share <= most, f"{share:.1%} of a CPU"
     p99 = percentile(list(itertools.chain(*exchanges)), 0.99)
     assert p99 <= p99_ms / 1000, f"p99 {milliseconds(p99)}"
     return (
