@@ -248,7 +248,8 @@ class Loop:
         self._starved = False  # accept has failed, and the backlog has not been empty since
 
         self._woken: dict[_Connection, None] = {}  # an ordered set
-        self._counting = RLock()  # held by a thread that queues data, where others may do so in the same moment
+        if _PARALLEL:  # with a GIL there is no need, and where there is no memory either it is not just a MemoryError
+            self._counting = RLock()  # held by a thread that queues data
         self._turns = 0
         self._asleep = 0  # the turn in which the loop may be asleep, or 0
         self._rung = 0  # the turn in which the bell was rung last
