@@ -361,9 +361,11 @@ def serve_once(net: str) -> None:
 WITHOUT_GIL = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 #: Engines on which CPython itself crashes where memory ends: in Python code, and with no extension there just as well.
-CRASHES_WITHOUT_MEMORY: set[str] = {(3, 12, 1): {"native", "compat"}, (3, 15, 0): {"compat"}}.get(
-    sys.version_info[:3], {"native", "compat"} if sys.version_info[:2] == (3, 13) and WITHOUT_GIL else set()
-)
+CRASHES_WITHOUT_MEMORY: set[str] = {
+    (3, 12, 1): {"native", "compat"},
+    (3, 13, 5): {"native", "compat"} if WITHOUT_GIL else {"compat"},
+    (3, 15, 0): {"compat"},
+}.get(sys.version_info[:3], set())
 
 #: For tests of what others have not: reference counts, a collector that is steered, allocations that are failed.
 for_cpython = pytest.mark.skipif(sys.implementation.name != "cpython", reason="for CPython's memory")
