@@ -568,7 +568,8 @@ class Loop:
             if piece:
                 # What was returned is what is sent: of a buffer that may change, a copy. Another thread may change it
                 # as soon as a peer sees its first bytes.
-                conn.out.append(bytes(piece) if _may_change(piece) else piece)
+                may_change = type(piece) is memoryview and type(piece.obj) is not bytes
+                conn.out.append(bytes(piece) if may_change else piece)
                 conn.unsent += len(piece)
         if not waits:
             self._flush(conn)
@@ -704,6 +705,7 @@ class Loop:
         return conn.wakes_are_taken()
 
     def _put(self, conn: _Connection, data: bytes) -> None:
+        """Queue a wake's data for the loop to take, or note that it is too much."""
         try:
             count = conn.wakes[-1][0]
         except IndexError:
@@ -783,10 +785,6 @@ def _decode(decoder: Decoder, data: bytes) -> tuple[Sequence[Any], FrameError | 
         return _replies.parse_messages(decoder.feed(data)), None, None
     except FrameError as error:
         return error.messages, error, error.reply  # a subclass may have neither, or raise
-
-
-def _may_change(piece: bytes | memoryview) -> bool:
-    return isinstance(piece, memoryview) and type(piece.obj) is not bytes
 
 
 def _peer_text(peer: Any) -> str:
